@@ -1,0 +1,1 @@
+int nydus_abi(void) { return 1; }

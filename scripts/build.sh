@@ -1,0 +1,10 @@
+#!/bin/sh
+# Compiles the TypeScript into dist/ and native/ioctl.c into dist/native/libnydus.so; needs cc only.
+set -eu
+cd "$(dirname "$0")/.."
+mkdir -p dist/native
+${CC:-cc} -std=gnu11 -O2 -g -Wall -Wextra -Werror -fPIC -shared -pthread -fvisibility=hidden \
+  -o dist/native/libnydus.so.new native/ioctl.c
+mv dist/native/libnydus.so.new dist/native/libnydus.so
+node_modules/.bin/tsc -p tsconfig.json
+chmod +x dist/src/bin/*.js 2>/dev/null || true

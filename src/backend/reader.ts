@@ -1,0 +1,34 @@
+/**
+ * The contract of a storage backend: stored (compressed) bytes of blobs, by range. Nothing here knows chunks.
+ */
+
+/** Who asks: decides urgency, retry budget and metrics. A waiting reader overtakes everything. */
+export type RequestKind = 'demand' | 'readahead' | 'prefetch'
+
+export interface ReadOptions {
+  kind: RequestKind
+  signal?: AbortSignal
+}
+
+/** Reads one stored blob. Safe for concurrent calls. */
+export interface BlobReader {
+  /** 64 hex digits. */
+  readonly blobId: string
+  /** Stored size in bytes, asked of the backend once and remembered. @throws REGISTRY_* faults */
+  size(options: ReadOptions): Promise<number>
+  /**
+   * Exactly `length` stored bytes at `offset`; retried with backoff inside, resumed where a body was cut short.
+   * @throws REGISTRY_UNAVAILABLE (retryable) after the retries, REGISTRY_UNAUTHORIZED, REGISTRY_NOT_FOUND, CANCELLED
+   */
+  read(offset: number, length: number, options: ReadOptions): Promise<Uint8Array>
+}
+
+/** One place that blobs come from: a repository on a registry, a directory, a bucket. */
+export interface Backend {
+  /** Upstream's type word: `registry`, `localfs`, `oss`, `s3`, … */
+  readonly type: string
+  /** Opens a blob without asking the network. */
+  open(blobId: string): BlobReader
+  /** Ends pooled connections; calls under way fail with CANCELLED. Idempotent. */
+  close(): Promise<void>
+}
