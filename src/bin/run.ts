@@ -1,0 +1,40 @@
+import { CommanderError } from 'commander'
+import { asFault, Fault, KINDS, fault } from '../common/fault.js'
+
+/**
+ * Runs a command line: sets the process title, turns what it throws into one sentence on standard error and the
+ * documented exit code (docs/reference/errors.md). The stack is shown with `--log-level debug` or `trace` only.
+ */
+export function run(name: string, main: (argv: readonly string[]) => Promise<void>): void {
+  process.title = name
+  const argv = process.argv.slice(2)
+  main(argv).catch((err: unknown) => {
+    if (err instanceof CommanderError) {
+      // commander has written its sentence; help and version end well.
+      process.exitCode = err.exitCode === 0 ? 0 : KINDS.invalid_argument.exit
+      return
+    }
+    const failure = asFault(err)
+    process.stderr.write(`${name}: ${failure.message} (${failure.code})\n`)
+    if (wantsStack(argv)) process.stderr.write(`${stackOf(failure)}\n`)
+    process.exitCode = KINDS[failure.kind].exit
+  })
+}
+
+/** For what needs root: says so at once. @throws NOT_ROOT */
+export function requireRoot(name: string): void {
+  if (process.geteuid?.() !== 0) throw fault('NOT_ROOT', `${name} needs root: run it as root or with sudo`)
+}
+
+function wantsStack(argv: readonly string[]): boolean {
+  const at = argv.findIndex(arg => arg === '--log-level' || arg === '-l' || arg.startsWith('--log-level='))
+  const level = at < 0 ? '' : (argv[at]?.split('=')[1] ?? argv[at + 1] ?? '')
+  return level === 'debug' || level === 'trace'
+}
+
+function stackOf(failure: Fault): string {
+  const lines = [failure.stack ?? '']
+  for (let cause = failure.cause; cause instanceof Error; cause = cause.cause)
+    lines.push(`caused by: ${cause.stack}`)
+  return lines.join('\n')
+}
