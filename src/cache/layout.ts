@@ -36,13 +36,19 @@ export interface BlobLayout {
   /** The extent that yields this chunk. Chunks of one batch give equal extents. */
   extentOf(chunk: number): Extent
   /**
+   * False for a chunk that nothing can check: a merged bootstrap records digests only of the chunks that its own files
+   * use. No file of this image reaches such a chunk, so it is never fetched for its own sake nor marked ready (another
+   * image may use it and know its digest), and the blob counts as complete without it. All true with checking off.
+   */
+  verifiable(chunk: number): boolean
+  /**
    * Decodes the stored bytes of an extent (decrypt, decompress, slice) and checks the length of each chunk.
    * @throws CHUNK_DECODE
    */
   decode(extent: Extent, stored: Uint8Array): Promise<DecodedChunk[]>
   /**
    * Checks one decoded chunk against its digest (or its CRC-32C where the format carries that instead).
-   * Throws CHUNK_DIGEST_MISMATCH with both digests in the context.
+   * Throws CHUNK_DIGEST_MISMATCH with both digests in the context, also for a chunk that is not verifiable.
    */
   verify(decoded: DecodedChunk): void
 }
