@@ -122,14 +122,6 @@ export const DEVICE_OFF = {
   mappedBlock: 68, // u32
 } as const
 
-/** Chunk compressors; the numbers are the on-disk ids. */
-export const COMPRESSORS = { none: 0, lz4_block: 1, gzip: 2, zstd: 3 } as const
-export type Compressor = keyof typeof COMPRESSORS
-
-/** Ciphers of a blob entry; the numbers are the on-disk ids. */
-export const CIPHERS = { none: 0, 'aes-128-xts': 1 } as const
-export type Cipher = keyof typeof CIPHERS
-
 /** One entry of the blob table. */
 export const BLOB_OFF = {
   blobId: 0, // 64 bytes
