@@ -20,6 +20,7 @@ const layers = {
     'a driver turns kernel questions into ensure() and nothing more',
   ],
   image: [['common', 'erofs', 'oci', 'backend'], 'image tools run where there is no kernel support'],
+  containerd: [['common', 'oci'], 'a client of containerd: what it pulls is the snapshotter’s business'],
   client: [['common'], 'the API client is shared by processes that share nothing else'],
   daemon: [
     ['common', 'native', 'erofs', 'oci', 'backend', 'cache', 'fscache', 'fanotify'],

@@ -1,0 +1,171 @@
+import { createConnection } from 'node:net'
+import { fileURLToPath } from 'node:url'
+import {
+  type CallOptions,
+  Client,
+  type ClientDuplexStream,
+  Metadata,
+  type MethodDefinition,
+  type ServiceError,
+  credentials,
+  status,
+} from '@grpc/grpc-js'
+import { type PackageDefinition, loadSync } from '@grpc/proto-loader'
+import { type Fault, fault, hasErrno, isFault } from '../common/fault.js'
+
+const PROTO_DIRECTORY = fileURLToPath(new URL('../../../proto/', import.meta.url))
+const SERVICES = ['content', 'images', 'leases', 'snapshots', 'diff']
+
+/** How long containerd may take to accept a connection. */
+const CONNECT_TIMEOUT_MS = 10_000
+/** The largest answer read: an image record or a snapshot's mounts are far below. */
+const MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+
+type AnyMethod = MethodDefinition<object, object>
+/** A bidirectional stream of plain messages. */
+export type Duplex<Request, Response> = ClientDuplexStream<Request, Response>
+
+/**
+ * A connection to containerd's gRPC socket, bound to one namespace and, once there is one, to a lease.
+ * Field and service names are those of `proto/containerd-*.proto`, in camel case.
+ */
+export class Rpc {
+  readonly address: string
+  readonly namespace: string
+  readonly #client: Client
+  readonly #definitions: PackageDefinition
+  #leaseId: string | undefined
+
+  private constructor(address: string, namespace: string) {
+    this.address = address
+    this.namespace = namespace
+    this.#definitions = loadSync(
+      SERVICES.map(name => `${PROTO_DIRECTORY}containerd-${name}.proto`),
+      {
+        includeDirs: [PROTO_DIRECTORY],
+        longs: Number,
+        enums: Number,
+        defaults: true,
+        arrays: true,
+        objects: true,
+      },
+    )
+    this.#client = new Client(`unix:${address}`, credentials.createInsecure(), {
+      'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
+      'grpc.max_send_message_length': MAX_MESSAGE_BYTES,
+    })
+  }
+
+  /** @throws CONTAINERD_UNAVAILABLE when nobody listens at `address`, NOT_ROOT when this user may not connect */
+  static async connect(address: string, namespace: string): Promise<Rpc> {
+    await checkListener(address)
+    return new Rpc(address, namespace)
+  }
+
+  /** From now on what calls make is held by this lease; undefined lets go. */
+  setLease(leaseId: string | undefined): void {
+    this.#leaseId = leaseId
+  }
+
+  /** One question, one answer. @throws CONTAINERD_ERROR (see {@link hasStatus}), CONTAINERD_UNAVAILABLE, TIMEOUT */
+  unary<Response>(service: string, method: string, request: object, timeoutMs: number): Promise<Response> {
+    const definition = this.#method(service, method)
+    return new Promise((resolve, reject) => {
+      this.#client.makeUnaryRequest(
+        definition.path,
+        definition.requestSerialize,
+        definition.responseDeserialize,
+        request,
+        this.#metadata(),
+        this.#options(timeoutMs),
+        (err, response) => {
+          if (err) reject(this.toFault(err, `${service}.${method}`))
+          else resolve(response as Response)
+        },
+      )
+    })
+  }
+
+  /** A stream of messages both ways; its `error` event carries what {@link toFault} takes. */
+  duplex<Request, Response>(service: string, method: string, timeoutMs: number): Duplex<Request, Response> {
+    const definition = this.#method(service, method)
+    return this.#client.makeBidiStreamRequest(
+      definition.path,
+      definition.requestSerialize,
+      definition.responseDeserialize,
+      this.#metadata(),
+      this.#options(timeoutMs),
+    ) as unknown as Duplex<Request, Response>
+  }
+
+  /** What containerd answered, in its own words. */
+  toFault(err: unknown, what: string): Fault {
+    const { code, details } = err as ServiceError
+    const context = { grpc: code, call: what, address: this.address }
+    if (code === status.CANCELLED) return fault('CANCELLED', 'cancelled', { cause: err, context })
+    if (code === status.DEADLINE_EXCEEDED) {
+      return fault('TIMEOUT', `containerd did not answer ${what} in time: look at its log`, {
+        cause: err,
+        context,
+      })
+    }
+    if (code === status.UNAVAILABLE && /No connection established|Connection dropped|ECONN/.test(details)) {
+      return unavailable(this.address, err)
+    }
+    return fault('CONTAINERD_ERROR', `containerd: ${details || String(err)}`, { cause: err, context })
+  }
+
+  close(): void {
+    this.#client.close()
+  }
+
+  #method(service: string, method: string): AnyMethod {
+    const qualified = `containerd.services.${service.toLowerCase()}.v1.${service}`
+    const definition = (this.#definitions[qualified] as Record<string, AnyMethod> | undefined)?.[method]
+    if (!definition) throw fault('INTERNAL', `proto/ defines no ${qualified}/${method}`)
+    return definition
+  }
+
+  #metadata(): Metadata {
+    const metadata = new Metadata()
+    metadata.set('containerd-namespace', this.namespace)
+    if (this.#leaseId !== undefined) metadata.set('containerd-lease', this.#leaseId)
+    return metadata
+  }
+
+  #options(timeoutMs: number): CallOptions {
+    return { deadline: Date.now() + timeoutMs }
+  }
+}
+
+/** True for a fault that carries this gRPC status of containerd's. */
+export function hasStatus(err: unknown, code: 'NOT_FOUND' | 'ALREADY_EXISTS' | 'UNAVAILABLE'): boolean {
+  return isFault(err, 'CONTAINERD_ERROR') && err.context['grpc'] === status[code]
+}
+
+/** A plain connection first: gRPC would retry in silence until its deadline. */
+function checkListener(address: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const socket = createConnection({ path: address, timeout: CONNECT_TIMEOUT_MS })
+    socket.once('connect', () => {
+      socket.destroy()
+      resolve()
+    })
+    socket.once('timeout', () => socket.destroy(new Error('no connection in time')))
+    socket.once('error', err => {
+      if (hasErrno(err, 'EACCES')) {
+        reject(
+          fault('NOT_ROOT', `this user may not use ${address}: run it as root or with sudo`, { cause: err }),
+        )
+      } else reject(unavailable(address, err))
+    })
+  })
+}
+
+function unavailable(address: string, cause: unknown): Fault {
+  return fault(
+    'CONTAINERD_UNAVAILABLE',
+    `containerd does not answer at ${address}: start it (systemctl start containerd) or name its socket with --address`,
+    { cause },
+  )
+}
