@@ -1,0 +1,116 @@
+import { existsSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { fileURLToPath } from 'node:url'
+import { isMainThread } from 'node:worker_threads'
+import { fault } from '../common/fault.js'
+import { syscallFault } from './errno.js'
+
+/** Must equal `ABI` of native/ioctl.c: raised together whenever a signature below changes. */
+const ABI = 1
+
+/** The functions of native/ioctl.c: result and arguments. A `pointer` is a Buffer, alive during the call. */
+const SIGNATURES = {
+  nydus_abi: ['int32', []],
+  nydus_live_jobs: ['int32', []],
+  nydus_job_mount: ['int32', ['pointer', 'pointer', 'pointer', 'uint64', 'pointer']],
+  nydus_job_unmount: ['int32', ['pointer', 'int32']],
+  nydus_job_mount_context: ['int32', ['pointer', 'pointer', 'pointer', 'uint32']],
+  nydus_job_probe_read: ['int32', ['pointer', 'int64', 'uint32']],
+  nydus_probe_parameter: ['int32', ['pointer', 'pointer', 'pointer', 'pointer', 'uint32', 'pointer']],
+  nydus_start_poller: ['int32', ['int32', 'pointer']],
+  nydus_fanotify_init: ['int32', ['uint32', 'uint32']],
+  nydus_fanotify_mark: ['int32', ['int32', 'uint32', 'uint64', 'int32', 'pointer']],
+  nydus_cachefiles_read_complete: ['int32', ['int32', 'uint32']],
+  nydus_fuse_clone: ['int32', ['int32', 'int32']],
+  nydus_fuse_backing_open: ['int32', ['int32', 'int32']],
+  nydus_fuse_backing_close: ['int32', ['int32', 'uint32']],
+  nydus_pidfd_open: ['int32', ['int32']],
+  nydus_pidfd_getfd: ['int32', ['int32', 'int32']],
+  nydus_pidfd_send_signal: ['int32', ['int32', 'int32']],
+  nydus_dup_above: ['int32', ['int32', 'int32']],
+  nydus_dup_onto: ['int32', ['int32', 'int32']],
+  nydus_cloexec: ['int32', ['int32', 'int32']],
+  nydus_get_open_files: ['int32', ['pointer']],
+  nydus_set_open_files: ['int32', ['pointer']],
+  nydus_fallocate: ['int32', ['int32', 'int32', 'int64', 'int64']],
+  nydus_seek: ['int64', ['int32', 'int64', 'int32']],
+  nydus_drop_cache: ['int32', ['int32', 'int64', 'int64']],
+  nydus_resident_pages: ['int32', ['int32', 'uint64', 'pointer']],
+  nydus_flock: ['int32', ['int32', 'int32']],
+  nydus_exchange: ['int32', ['pointer', 'pointer']],
+  nydus_mount_id: ['int32', ['pointer', 'pointer']],
+  nydus_real_time: ['int32', ['pointer']],
+  nydus_notify: ['int32', ['pointer', 'pointer', 'pointer', 'uint32']],
+} as const satisfies Record<string, readonly [CType, readonly CType[]]>
+
+type CType = 'int32' | 'uint32' | 'int64' | 'uint64' | 'pointer'
+type Argument<T> = T extends 'pointer' ? Buffer | null : number
+type Arguments<T extends readonly unknown[]> = { [I in keyof T]: Argument<T[I]> }
+export type NativeLibrary = {
+  [Name in keyof typeof SIGNATURES]: (...args: Arguments<(typeof SIGNATURES)[Name][1]>) => number
+}
+
+const require = createRequire(import.meta.url)
+let loaded: NativeLibrary | undefined
+
+/**
+ * The native library, loaded on first use, so that modules which only need constants and parsers cost nothing.
+ * @throws NATIVE_LIBRARY when it is missing, of another build, or asked for in a worker (where the FFI crashes)
+ */
+export function getLibrary(): NativeLibrary {
+  return (loaded ??= load())
+}
+
+/**
+ * The library's path: beside the compiled sources, `dist/native/libnydus.so`.
+ */
+export function libraryPath(): string {
+  return fileURLToPath(new URL('../../native/libnydus.so', import.meta.url))
+}
+
+function load(): NativeLibrary {
+  if (!isMainThread)
+    throw fault('NATIVE_LIBRARY', 'the native library was called in a worker: call it on the main thread')
+  const path = libraryPath()
+  if (!existsSync(path)) throw fault('NATIVE_LIBRARY', `native library ${path} is missing: run npm run build`)
+  let library: NativeLibrary
+  try {
+    const ffi = require('ffi-napi') as { Library: (path: string, functions: object) => NativeLibrary }
+    library = ffi.Library(path, SIGNATURES)
+  } catch (cause) {
+    throw fault('NATIVE_LIBRARY', `native library ${path} does not load: run npm ci and npm run build`, {
+      cause,
+    })
+  }
+  const abi = library.nydus_abi()
+  if (abi !== ABI)
+    throw fault(
+      'NATIVE_LIBRARY',
+      `native library ${path} has ABI ${abi}, not ${ABI}, from another build: run npm run build`,
+    )
+  return library
+}
+
+/**
+ * Passes a call's result on, or throws what it failed with.
+ * @throws SYSCALL_FAILED
+ */
+export function checked(call: string, result: number, detail = ''): number {
+  if (result < 0) throw syscallFault(call, -result, detail)
+  return result
+}
+
+/**
+ * A C string of the text, in UTF-8.
+ * @throws SYSCALL_FAILED (EINVAL) for text with a NUL, which C would cut there
+ */
+export function cString(text: string): Buffer {
+  if (text.includes('\0')) throw syscallFault('string', 22, `${JSON.stringify(text)} contains a NUL`)
+  return Buffer.from(`${text}\0`)
+}
+
+/** Address of the buffer's first byte. */
+export function addressOf(buffer: Buffer): bigint {
+  const ref = require('ref-napi') as { address: (buffer: Buffer) => number | bigint }
+  return BigInt(ref.address(buffer))
+}
