@@ -1,0 +1,58 @@
+#!/bin/sh
+# Stage 2, process 1 of the guest: makes it a machine that runs containers, runs the command that boot.sh left
+# in the share, writes its exit code there and powers off. /tmp is the overlay's, not a tmpfs: a repository or
+# prepared images that lie there on the host stay visible.
+set -e
+share=/run/share
+
+stage() {
+  read -r uptime _ </proc/uptime
+  echo "vm: $* at $uptime s" >/dev/console
+}
+
+# PATH, HOME, the repository, the time limit; one assignment a line, quoted by boot.sh.
+# shellcheck disable=SC1091 # boot.sh writes it
+. "$share/env"
+stage 'host root mounted'
+
+mkdir -p /dev/pts /dev/shm
+mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /dev/pts
+mount -t tmpfs -o mode=1777 shm /dev/shm
+ln -sf /proc/self/fd /dev/fd
+ln -sf /proc/self/fd/0 /dev/stdin
+ln -sf /proc/self/fd/1 /dev/stdout
+ln -sf /proc/self/fd/2 /dev/stderr
+
+# The host may have cgroup v1 mounts as directories here; on the guest's fresh sysfs there is the mount point.
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+# shellcheck disable=SC2013 # words are what is wanted
+for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
+  echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control
+done
+
+hostname nydus-vm
+ip link set lo up
+# shellcheck disable=SC3045 # dash, bash and busybox have it
+ulimit -n 1048576
+
+# All state is on this disk: no file system of the cache, of containerd or of an upper directory may be 9p.
+mkdir -p /state
+mount -t ext4 /dev/vda /state
+mkdir -p /state/tmp "$HOME"
+chmod 1777 /state/tmp
+export TMPDIR=/state/tmp
+stage 'ready'
+
+cd "$VM_REPO"
+set +e
+timeout -k 10 "$VM_TIMEOUT" sh "$share/command" >"$share/out" 2>&1 </dev/null
+rc=$?
+stage "command ended with $rc"
+
+dmesg >"$share/dmesg.log"
+cd /
+sync
+# The verdict. boot.sh trusts this file alone: QEMU ends with 0 after a panic, too.
+echo "$rc" >"$share/rc"
+sync
+"$VM_BUSYBOX" poweroff -f

@@ -1,0 +1,136 @@
+#!/bin/sh
+# Runs cases in the test VM: one boot for all of them. Prints a line for each case and at the end
+# "N passed, N failed" (", N skipped"). Exit 0 when none failed, 1 otherwise, 2 usage.
+#
+#   run.sh                 every case of vm-tests/cases
+#   run.sh CASE...         these
+#   run.sh --list          their names
+#
+# The logs (console, kernel, each case's own) stay in a directory that is named at the end; NYDUS_VM_LOGS sets it.
+# What boot.sh reads from the environment works here too.
+set -eu
+
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
+cache=${NYDUS_VM_CACHE:-${HOME:-/root}/.cache/nydus-ts/vm}
+
+say() { echo "run: $*" >&2; }
+list() { for file in "$here"/cases/*.sh; do basename "$file" .sh; done; }
+
+case ${1:-} in
+  --list) list; exit 0 ;;
+  -*) say "unknown option $1; usage: run.sh [--list | CASE...]"; exit 2 ;;
+  '')
+    # shellcheck disable=SC2046 # names have no spaces
+    set -- $(list)
+    ;;
+esac
+for name; do
+  [ -r "$here/cases/$name.sh" ] || {
+    say "there is no case '$name'; the cases are: $(list | tr '\n' ' ')"
+    exit 2
+  }
+done
+
+if [ -n "${NYDUS_VM_LOGS:-}" ]; then
+  logs=$NYDUS_VM_LOGS
+  mkdir -p "$logs"
+else
+  mkdir -p "$cache/logs"
+  # The last ten runs are kept.
+  find "$cache/logs" -mindepth 1 -maxdepth 1 -type d | sort -r | tail -n +10 | while read -r old; do rm -rf "$old"; done
+  logs=$(mktemp -d "$cache/logs/$(date +%Y%m%d-%H%M%S).XXXX")
+fi
+run=$(mktemp -d "${TMPDIR:-/var/tmp}/nydus-vm.XXXXXX")
+child=''
+# shellcheck disable=SC2317 # the trap calls it
+cleanup() {
+  if [ -n "$child" ]; then
+    kill "$child" 2>/dev/null || true
+    wait "$child" 2>/dev/null || true
+  fi
+  rm -rf "$run"
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+passed=0
+failed=0
+skipped=0
+skip() {
+  echo "skip $1: $2"
+  skipped=$((skipped + 1))
+}
+finish() {
+  echo "logs: $logs"
+  if [ "$skipped" -gt 0 ]; then
+    echo "$passed passed, $failed failed, $skipped skipped"
+  else
+    echo "$passed passed, $failed failed"
+  fi
+  [ "$failed" -eq 0 ]
+  exit
+}
+# In the background, so that a signal to us is handled at once.
+watched() {
+  "$@" &
+  child=$!
+  status=0
+  wait "$child" || status=$?
+  child=''
+  return "$status"
+}
+
+# The kernel first: without one there is nothing to prepare for.
+if watched "$here/build-kernel.sh" >"$run/kernel" 2>"$logs/kernel.log"; then :; else
+  cat "$logs/kernel.log" >&2
+  [ "$status" -eq 3 ] || { for name; do echo "FAIL $name: the test kernel does not build"; failed=$((failed + 1)); done; finish; }
+  for name; do skip "$name" 'no test kernel'; done
+  finish
+fi
+
+# On the host, what would take ten times as long in the guest.
+cases=''
+limit=60
+mkdir -p "$run/data"
+for name; do
+  mkdir -p "$run/data/$name"
+  if watched sh "$here/cases/$name.sh" prepare "$run/data/$name" >"$logs/$name.prepare.log" 2>&1; then
+    cases="$cases $name"
+    seconds=$(sed -n 's/^# timeout: *\([0-9]*\).*/\1/p' "$here/cases/$name.sh")
+    limit=$((limit + ${seconds:-120} + 30))
+  elif [ "$status" -eq 77 ]; then
+    skip "$name" "$(tail -n 1 "$logs/$name.prepare.log")"
+  else
+    echo "FAIL $name: its preparation on the host ended with $status; the end of its log:"
+    tail -n 20 "$logs/$name.prepare.log" | sed 's/^/  | /'
+    failed=$((failed + 1))
+  fi
+done
+[ -n "$cases" ] || finish
+
+# shellcheck disable=SC2086 # names have no spaces
+watched "$here/boot.sh" -t "$limit" -d "$run/vm" sh "$here/suite.sh" "$run/data" $cases 2>"$run/boot.log" || true
+cp "$run/vm/console.log" "$run/vm/share/dmesg.log" "$run/vm/share/"*.case.log "$logs/" 2>/dev/null || true
+cp "$run/boot.log" "$logs/boot.log"
+if [ "$status" -eq 3 ]; then
+  cat "$run/boot.log" >&2
+  for name in $cases; do skip "$name" 'the VM cannot be started here'; done
+  finish
+fi
+
+for name in $cases; do
+  verdict=$(sed -n "s/^$name //p" "$run/vm/share/results" 2>/dev/null)
+  case $verdict in
+    pass) passed=$((passed + 1)) ;;
+    skip) skipped=$((skipped + 1)) ;;
+    fail) failed=$((failed + 1)) ;;
+    *)
+      echo "FAIL $name: the VM ended before its verdict"
+      failed=$((failed + 1))
+      ended_early=yes
+      ;;
+  esac
+done
+[ -z "${ended_early:-}" ] || sed 's/^/  | /' "$run/boot.log"
+finish

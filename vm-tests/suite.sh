@@ -1,0 +1,76 @@
+#!/bin/sh
+# Runs in the guest: the cases one after the other, each bounded, each on a clean machine. Called by run.sh.
+#
+#   suite.sh DATA CASE...      DATA/CASE is what the case prepared on the host (read-only here)
+#
+# A case's standard output is shown as it comes; its standard error goes to its log in the share. Each verdict is
+# one line of the share's file `results`.
+set -u
+
+share=/run/share
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
+data=$1
+shift
+
+# Every process but process 1, this one and guest.sh's `timeout` above it; a kernel thread has no executable.
+kill_rest() {
+  for round in 1 2 3 4 5; do
+    left=''
+    for dir in /proc/[0-9]*; do
+      pid=${dir#/proc/}
+      case $pid in 1 | "$$" | "$PPID") continue ;; esac
+      readlink "$dir/exe" >/dev/null 2>&1 || continue
+      left="$left $pid"
+      kill -9 "$pid" 2>/dev/null
+    done
+    [ -n "$left" ] || return 0
+    sleep "0.$round"
+  done
+  echo "  could not end: $left"
+}
+
+unmount_rest() {
+  cut -d' ' -f2 /proc/self/mounts | tac | while read -r target; do
+    grep -qxF -- "$target" "$share/mounts" || umount "$target" || umount -l "$target"
+  done
+}
+
+cut -d' ' -f2 /proc/self/mounts >"$share/mounts"
+: >"$share/results"
+
+for name; do
+  file=$here/cases/$name.sh
+  limit=$(sed -n 's/^# timeout: *\([0-9]*\).*/\1/p' "$file")
+  read -r started _ </proc/uptime
+  mkdir -p "/state/$name"
+  STATE=/state/$name timeout -k 10 "${limit:-120}" sh "$file" run "$data/$name" 2>"$share/$name.case.log" </dev/null
+  status=$?
+  read -r ended _ </proc/uptime
+  took=$((${ended%.*} - ${started%.*}))
+  case $status in
+    0)
+      echo "ok   $name ($took s)"
+      verdict=pass
+      ;;
+    77)
+      echo "skip $name: $(tail -n 1 "$share/$name.case.log")"
+      verdict=skip
+      ;;
+    *)
+      case $status in
+        124 | 137) echo "FAIL $name ($took s): its time of ${limit:-120} s was up; the end of its log:" ;;
+        *) echo "FAIL $name ($took s, exit $status); the end of its log:" ;;
+      esac
+      tail -n 40 "$share/$name.case.log" | sed 's/^/  | /'
+      verdict=fail
+      ;;
+  esac
+  echo "$name $verdict" >>"$share/results"
+  {
+    kill_rest
+    unmount_rest
+    rm -rf "/state/$name"
+  } >>"$share/$name.case.log" 2>&1
+done
+# The verdicts are in `results`; run.sh counts them.
+exit 0
