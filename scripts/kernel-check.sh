@@ -145,7 +145,7 @@ needs() {
     y | m) ;;
     n) against "$3 (CONFIG_$1 is off)" "$4" ;;
     *)
-      if [ -n "$2" ] && has_symbol "$2"; then :; elif [ -n "$2" ] && symbols_readable; then
+      if has_symbol "$2"; then :; elif symbols_readable; then
         not_seen "neither the kernel configuration nor $2 in /proc/kallsyms is there to show CONFIG_$1" "$4"
       else
         not_seen "the kernel configuration cannot be read, so CONFIG_$1 is unknown" \
@@ -226,13 +226,11 @@ else
   tell cache-dir ok "$existing is on $fs_type"
 fi
 
-case $(option OVERLAY_FS) in
-  n) overlay=no ;;
-  *) overlay=unknown ;;
-esac
+overlay=yes
 if has_filesystem overlay; then
   tell overlay ok 'overlayfs is there'
-elif [ "$overlay" = no ]; then
+elif [ "$(option OVERLAY_FS)" = n ]; then
+  overlay=no
   tell overlay fail 'this kernel has no overlayfs: no container can be started over an image' \
     'boot a kernel with CONFIG_OVERLAY_FS'
 else
@@ -246,7 +244,7 @@ common_needs() {
     no) against 'no CAP_SYS_ADMIN' 'run with CAP_SYS_ADMIN' ;;
     userns) [ "$1" = fuse ] || against 'not in the first user namespace' 'run outside of the user namespace' ;;
   esac
-  [ "$overlay" = yes ] || has_filesystem overlay || [ "$overlay" = unknown ] || against 'no overlayfs'
+  [ "$overlay" = yes ] || against 'no overlayfs' 'boot a kernel with CONFIG_OVERLAY_FS'
 }
 erofs_needs() {
   if has_filesystem erofs; then :; else
@@ -370,10 +368,9 @@ else
 fi
 if [ "$json" = yes ]; then
   printf '{\n  "kernel": "%s",\n  "cacheDir": "%s",\n' "$(escaped "$release")" "$(escaped "$cache_dir")"
+  boolean() { if [ "$1" = yes ]; then echo true; else echo false; fi; }
   printf '  "drivers": {"fscache": %s, "fanotify": %s, "fusedev": %s},\n' \
-    "$(bool() { [ "$1" = yes ] && echo true || echo false; }; bool "$fscache")" \
-    "$(bool() { [ "$1" = yes ] && echo true || echo false; }; bool "$fanotify")" \
-    "$(bool() { [ "$1" = yes ] && echo true || echo false; }; bool "$fusedev")"
+    "$(boolean "$fscache")" "$(boolean "$fanotify")" "$(boolean "$fusedev")"
   printf '  "exitCode": %s,\n  "checks": [%s\n  ]\n}\n' "$code" "$json_items"
 fi
 exit "$code"

@@ -18,6 +18,14 @@ run() {
   sh "$check" --cache-dir /run/cache >"$STATE/tmpfs" || status=$?
   [ "$status" -eq 4 ] || die "cache directory on tmpfs: exit code $status, 4 expected"
   grep -q '^check=fscache status=fail .*tmpfs' "$STATE/tmpfs" || die 'tmpfs is not given as the reason'
+
+  # With the configuration out of sight, what is loaded tells the same.
+  mount --bind /dev/null /proc/config.gz
+  sh "$check" --cache-dir "$STATE/cache" >"$STATE/symbols"
+  umount /proc/config.gz
+  grep -q '^check=config status=warn' "$STATE/symbols" || die 'the missing configuration is not told'
+  grep -q '^check=fscache status=ok' "$STATE/symbols" || die "without a configuration: $(cat "$STATE/symbols")"
+
   setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps=-all sh "$check" --cache-dir "$STATE/cache" >"$STATE/user"
   grep -q '^check=privilege status=warn' "$STATE/user" || die 'a plain user is not warned'
 }
