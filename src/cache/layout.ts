@@ -57,4 +57,6 @@ export interface BlobLayout {
 export interface LayoutSource {
   /** @throws BLOB_META_INVALID, and the backend's faults where the metadata must be fetched */
   load(): Promise<BlobLayout>
+  /** The layout where nothing needs the network, else undefined. A source without it has no local metadata. */
+  loadLocal?(): Promise<BlobLayout | undefined>
 }

@@ -1,0 +1,105 @@
+import { closeSync, constants, fstatSync, ftruncateSync, openSync, statSync, write } from 'node:fs'
+import { promisify } from 'node:util'
+import { asFault, fault, type Fault, hasErrno } from '../common/fault.js'
+
+const writeBytes = promisify(write)
+
+/** Rounding of the address space: the EROFS block. */
+const BLOCK = 4096
+
+export interface CacheFileOptions {
+  path: string
+  sizeBytes: number
+  /** A descriptor of the same file that is open since before the file was marked; taken over. */
+  fillFd?: number
+  /** Called before a file without its old contents takes this name: what any map says of it is void. */
+  forget: () => void
+}
+
+/** The sparse file of one blob, and the one descriptor that it is written through. */
+export class CacheFile {
+  readonly path: string
+  readonly fd: number
+  readonly dev: number
+  readonly ino: number
+
+  private constructor(path: string, fd: number, dev: number, ino: number) {
+    this.path = path
+    this.fd = fd
+    this.dev = dev
+    this.ino = ino
+  }
+
+  /** Opens the file, created sparse at its full size where it is missing. @throws CACHE_IO */
+  static open(options: CacheFileOptions): CacheFile {
+    const { path, fillFd } = options
+    try {
+      const fd = fillFd ?? openFresh(options)
+      const { dev, ino } = fillFd === undefined ? fstatSync(fd) : checkInherited(fillFd, options)
+      return new CacheFile(path, fd, dev, ino)
+    } catch (err) {
+      throw asFault(err, 'CACHE_IO', `cannot open the cache file ${path}`)
+    }
+  }
+
+  /** Writes all bytes at `offset`. @throws CACHE_FULL, CACHE_IO */
+  async write(offset: number, bytes: Uint8Array): Promise<void> {
+    try {
+      for (let done = 0; done < bytes.length;) {
+        const { bytesWritten } = await writeBytes(this.fd, bytes, done, bytes.length - done, offset + done)
+        done += bytesWritten
+      }
+    } catch (err) {
+      throw this.writeFault(err, offset)
+    }
+  }
+
+  writeFault(err: unknown, offset: number): Fault {
+    const full = hasErrno(err, 'ENOSPC') || hasErrno(err, 'EDQUOT')
+    return full
+      ? fault('CACHE_FULL', `no room for ${this.path}: free space on the disk of the cache directory`, {
+          cause: err,
+          context: { offset },
+        })
+      : fault('CACHE_IO', `cannot write ${this.path} at ${offset}: look at the kernel log for its disk`, {
+          cause: err,
+          context: { offset },
+        })
+  }
+
+  close(): void {
+    closeSync(this.fd)
+  }
+}
+
+function openFresh({ path, sizeBytes, forget }: CacheFileOptions): number {
+  const found = statSync(path, { throwIfNoEntry: false })
+  // Upstream's files may end at the last chunk's end instead of at the block's.
+  if (!found || Math.ceil(found.size / BLOCK) * BLOCK < sizeBytes) forget()
+  if (found && found.size > sizeBytes) {
+    throw fault(
+      'CACHE_IO',
+      `${path} has ${found.size} bytes but the image says ${sizeBytes}: remove the file, it is fetched again`,
+    )
+  }
+  const fd = openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o600)
+  try {
+    if (found?.size !== sizeBytes) ftruncateSync(fd, sizeBytes)
+    return fd
+  } catch (err) {
+    closeSync(fd)
+    throw err
+  }
+}
+
+function checkInherited(fd: number, { path, sizeBytes }: CacheFileOptions): { dev: number; ino: number } {
+  const own = fstatSync(fd)
+  const named = statSync(path)
+  if (own.dev !== named.dev || own.ino !== named.ino || own.size !== sizeBytes) {
+    throw fault(
+      'CACHE_IO',
+      `the inherited descriptor ${fd} is not of ${path}: unmount the image and mount it again`,
+    )
+  }
+  return own
+}
