@@ -30,8 +30,8 @@ for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
   echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control
 done
 
-hostname nydus-vm
-ip link set lo up
+"$VM_BUSYBOX" hostname nydus-vm
+"$VM_BUSYBOX" ip link set lo up
 # shellcheck disable=SC3045 # dash, bash and busybox have it
 ulimit -n 1048576
 
