@@ -21,7 +21,8 @@ export async function probeRead(
 }
 
 /**
- * Drops clean, unused pages of the range from the page cache; length 0 means to the end.
+ * Drops clean, unused pages of the range from the page cache; length 0 means to the end. A page stays that the kernel
+ * holds in one piece with pages outside the range.
  * @throws SYSCALL_FAILED: EBADF, ESPIPE
  */
 export function dropCache(fd: number, offset = 0, lengthBytes = 0): void {

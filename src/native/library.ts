@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { fileURLToPath } from 'node:url'
 import { isMainThread } from 'node:worker_threads'
-import { fault } from '../common/fault.js'
+import { fault, isFault } from '../common/fault.js'
 import { syscallFault } from './errno.js'
 
 /** Must equal `ABI` of native/ioctl.c: raised together whenever a signature below changes. */
@@ -73,22 +73,21 @@ function load(): NativeLibrary {
     throw fault('NATIVE_LIBRARY', 'the native library was called in a worker: call it on the main thread')
   const path = libraryPath()
   if (!existsSync(path)) throw fault('NATIVE_LIBRARY', `native library ${path} is missing: run npm run build`)
-  let library: NativeLibrary
   try {
     const ffi = require('ffi-napi') as { Library: (path: string, functions: object) => NativeLibrary }
-    library = ffi.Library(path, SIGNATURES)
-  } catch (cause) {
-    throw fault('NATIVE_LIBRARY', `native library ${path} does not load: run npm ci and npm run build`, {
-      cause,
-    })
-  }
-  const abi = library.nydus_abi()
-  if (abi !== ABI)
+    // First, for a library of another build may lack functions of this one.
+    const abi = ffi.Library(path, { nydus_abi: SIGNATURES.nydus_abi }).nydus_abi()
+    if (abi === ABI) return ffi.Library(path, SIGNATURES)
     throw fault(
       'NATIVE_LIBRARY',
       `native library ${path} has ABI ${abi}, not ${ABI}, from another build: run npm run build`,
     )
-  return library
+  } catch (cause) {
+    if (isFault(cause)) throw cause
+    throw fault('NATIVE_LIBRARY', `native library ${path} does not load: run npm ci and npm run build`, {
+      cause,
+    })
+  }
 }
 
 /**

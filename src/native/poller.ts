@@ -49,6 +49,7 @@ export function startPoller(fd: number, onReady: (revents: number) => void): Pol
     },
     stop: () => {
       stopping = true
+      ready.ref()
       rearm.destroy()
       return ended
     },
