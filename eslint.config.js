@@ -23,7 +23,7 @@ const layers = {
   containerd: [['common', 'oci'], 'a client of containerd: what it pulls is the snapshotter’s business'],
   client: [['common'], 'the API client is shared by processes that share nothing else'],
   daemon: [
-    ['common', 'native', 'erofs', 'oci', 'backend', 'cache', 'fscache', 'fanotify'],
+    ['common', 'client', 'native', 'erofs', 'oci', 'backend', 'cache', 'fscache', 'fanotify'],
     'the daemon is a process of its own: it shares client/ with the snapshotter, never memory',
   ],
   supervisor: [

@@ -131,6 +131,8 @@ export const CODES = {
   DAEMON_UNAVAILABLE: 'unavailable',
   DAEMON_START: 'unavailable',
   ADDRESS_IN_USE: 'busy',
+  ROUTE_UNKNOWN: 'not_found',
+  REQUEST_INVALID: 'invalid_argument',
 
   // snapshots
   SNAPSHOT_INVALID: 'invalid_argument',

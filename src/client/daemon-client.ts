@@ -1,0 +1,122 @@
+import { Client } from 'undici'
+import { CODES, fault, type FaultCode } from '../common/fault.js'
+import type { BlobCacheEntry, DaemonInfo, DescriptorInfo, ErrorBody, InstanceInfo } from './api.js'
+
+/** Which instance a call is about. */
+export interface InstanceName {
+  domainId: string
+  id: string
+}
+
+/**
+ * Typed client of the daemon's API. Every call has a deadline; a daemon that does not answer is DAEMON_UNAVAILABLE,
+ * and what the daemon refuses comes back as the fault that it named.
+ */
+export class DaemonClient {
+  readonly #client: Client
+  readonly #socketPath: string
+
+  /** @param options.timeoutMs for the whole of a call; binding an image reads only local files, so seconds are plenty */
+  constructor(socketPath: string, options: { timeoutMs?: number } = {}) {
+    const timeoutMs = options.timeoutMs ?? 30_000
+    this.#socketPath = socketPath
+    this.#client = new Client('http://nydusd', {
+      socketPath,
+      headersTimeout: timeoutMs,
+      bodyTimeout: timeoutMs,
+      connect: { timeout: 2000 },
+    })
+  }
+
+  async info(): Promise<DaemonInfo> {
+    return (await this.#call('GET', '/api/v1/daemon')) as DaemonInfo
+  }
+
+  async start(): Promise<void> {
+    await this.#call('PUT', '/api/v1/daemon/start')
+  }
+
+  /** Asks the daemon to end without unmounting anything. */
+  async exit(): Promise<void> {
+    await this.#call('PUT', '/api/v1/daemon/exit')
+  }
+
+  async setLogLevel(level: string): Promise<void> {
+    await this.#call('PUT', '/api/v1/daemon', { log_level: level })
+  }
+
+  async descriptors(): Promise<DescriptorInfo[]> {
+    return (await this.#call('GET', '/api/v1/daemon/fds')) as DescriptorInfo[]
+  }
+
+  async bind(entry: BlobCacheEntry): Promise<void> {
+    await this.#call('PUT', '/api/v2/blobs', entry)
+  }
+
+  /** @throws INSTANCE_UNKNOWN */
+  async instance(name: InstanceName): Promise<InstanceInfo> {
+    const [found] = (await this.#call('GET', `/api/v2/blobs?${query(name)}`)) as InstanceInfo[]
+    if (!found) throw fault('INSTANCE_UNKNOWN', `the daemon knows no instance ${name.domainId}/${name.id}`)
+    return found
+  }
+
+  async instances(domainId: string): Promise<InstanceInfo[]> {
+    return (await this.#call(
+      'GET',
+      `/api/v2/blobs?domain_id=${encodeURIComponent(domainId)}`,
+    )) as InstanceInfo[]
+  }
+
+  /** The mount and its canary are done. */
+  async mounted(name: InstanceName): Promise<void> {
+    await this.#call('PUT', `/api/v2/blobs/mounted?${query(name)}`)
+  }
+
+  async unbind(name: InstanceName): Promise<void> {
+    await this.#call('DELETE', `/api/v2/blobs?${query(name)}`)
+  }
+
+  /** Any GET of the API, for tools that show the answer as it is. */
+  async get(path: string): Promise<unknown> {
+    return this.#call('GET', path)
+  }
+
+  async close(): Promise<void> {
+    await this.#client.destroy()
+  }
+
+  async #call(method: 'GET' | 'PUT' | 'DELETE', path: string, body?: unknown): Promise<unknown> {
+    const response = await this.#client
+      .request({
+        method,
+        path,
+        ...(body === undefined
+          ? {}
+          : { body: JSON.stringify(body), headers: { 'content-type': 'application/json' } }),
+      })
+      .catch((err: unknown) => {
+        throw fault('DAEMON_UNAVAILABLE', `nydusd does not answer on ${this.#socketPath}: see its log`, {
+          cause: err,
+        })
+      })
+    const text = await response.body.text()
+    if (response.statusCode < 300) return text === '' ? undefined : JSON.parse(text)
+    throw remoteFault(response.statusCode, text)
+  }
+}
+
+function query(name: InstanceName): string {
+  return `domain_id=${encodeURIComponent(name.domainId)}&blob_id=${encodeURIComponent(name.id)}`
+}
+
+function remoteFault(status: number, text: string): Error {
+  let body: Partial<ErrorBody> = {}
+  try {
+    body = JSON.parse(text) as Partial<ErrorBody>
+  } catch {
+    // Not our daemon's shape: the text itself is the message.
+  }
+  const code =
+    body.fault !== undefined && body.fault in CODES ? (body.fault as FaultCode) : 'DAEMON_UNAVAILABLE'
+  return fault(code, body.message ?? `nydusd answered HTTP ${status}: ${text.slice(0, 200)}`)
+}

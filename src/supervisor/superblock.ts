@@ -1,0 +1,64 @@
+import { existsSync, readdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+import { hasErrno } from '../common/fault.js'
+
+const SYSFS_EROFS = '/sys/fs/erofs'
+const SYSFS_BDI = '/sys/class/bdi'
+/** Entries of /sys/fs/erofs that are no superblocks. */
+const NOT_SUPERBLOCKS = new Set(['features'])
+
+/**
+ * How far the kernel reads ahead on an image's mount, set on purpose rather than left to the distribution: it is also
+ * the size of one fanotify event and of one FUSE or cachefiles READ of a sequential reader. 128 KiB keeps a page fault
+ * (which reads a whole window around it) from pulling in chunks that nobody touches; a sequential reader is run ahead of
+ * by the fetch planner, in chunks, whatever the window is.
+ */
+const READ_AHEAD_KB = 128
+
+/** Names of all EROFS superblocks alive, mounted or kept by an overlay above. */
+export function listSuperblocks(): Set<string> {
+  return new Set(namesIn(SYSFS_EROFS).filter(name => !NOT_SUPERBLOCKS.has(name)))
+}
+
+export function listBackingDevices(): Set<string> {
+  return new Set(namesIn(SYSFS_BDI))
+}
+
+/** The one name that is new; undefined when there is none or it is not clear which (mounts are made one at a time). */
+export function findNew(before: Set<string>, after: Set<string>): string | undefined {
+  const added = [...after].filter(
+    name => !before.has(name) && (name.startsWith('erofs') || !/^\d+:\d+$/.test(name)),
+  )
+  return added.length === 1 ? added[0] : undefined
+}
+
+/** False when the kernel has no such knob; never fatal. */
+export function setReadAhead(backingDevice: string): boolean {
+  try {
+    writeFileSync(join(SYSFS_BDI, backingDevice, 'read_ahead_kb'), String(READ_AHEAD_KB))
+    return true
+  } catch (err) {
+    if (hasErrno(err, 'ENOENT') || hasErrno(err, 'EACCES')) return false
+    throw err
+  }
+}
+
+/**
+ * Resolves when the superblock is gone: containers keep it alive through their overlay long after umount returned.
+ * sysfs gives no event for it, so it is looked at, less and less often, up to every two seconds.
+ */
+export async function superblockGone(name: string, signal: AbortSignal): Promise<void> {
+  for (let waitMs = 50; existsSync(join(SYSFS_EROFS, name)); waitMs = Math.min(waitMs * 2, 2000)) {
+    await delay(waitMs, undefined, { signal, ref: false })
+  }
+}
+
+function namesIn(directory: string): string[] {
+  try {
+    return readdirSync(directory)
+  } catch (err) {
+    if (hasErrno(err, 'ENOENT')) return []
+    throw err
+  }
+}

@@ -1,0 +1,151 @@
+import { execFile } from 'node:child_process'
+import { createHash, randomBytes } from 'node:crypto'
+import { closeSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import t, { type Test } from 'tap'
+import { FileSource } from '../../../src/common/byte-source.js'
+import { hasErrno } from '../../../src/common/fault.js'
+import { silentLogger } from '../../../src/common/log.js'
+import { FanotifyDriver } from '../../../src/fanotify/driver.js'
+import { Journal } from '../../../src/fanotify/journal.js'
+import { dropFileCache, probeRead } from '../../../src/native/file.js'
+import { mountErofs, unmount } from '../../../src/native/mount.js'
+import { FileBlob, haveMkfsErofs, makeErofsImage } from '../../helpers/erofs-blob.js'
+
+const run = promisify(execFile)
+const TIMEOUT = { timeoutMs: 20_000 }
+
+function whyNot(): string | false {
+  if (process.geteuid?.() !== 0) return 'needs root'
+  if (!haveMkfsErofs()) return 'needs mkfs.erofs (erofs-utils)'
+  const directory = mkdtempSync(join(tmpdir(), 'fanotify-'))
+  try {
+    const driver = new FanotifyDriver({
+      cacheDirectory: directory,
+      runDirectory: directory,
+      logger: silentLogger,
+    })
+    for (const { fd } of driver.descriptors()) closeSync(fd)
+    return false
+  } catch (err) {
+    return `no pre-content events here: ${String(err)}`
+  } finally {
+    rmSync(directory, { recursive: true })
+  }
+}
+
+/** A mounted image with one lazy blob. */
+async function lazyMount(t: Test, size: number) {
+  const directory = mkdtempSync(join(tmpdir(), 'fanotify-'))
+  const content = randomBytes(size)
+  const { meta, device } = makeErofsImage(directory, { data: content })
+  const blob = new FileBlob('b', join(directory, 'b.blob.data'), device)
+  const driver = new FanotifyDriver({
+    cacheDirectory: directory,
+    runDirectory: directory,
+    logger: silentLogger,
+  })
+  await driver.start()
+  const bootstrap = new FileSource(meta)
+  const instance = { key: 'd/i', domainId: 'd', id: 'i', bootstrapPath: meta, bootstrap, blobs: [blob] }
+  const target = join(directory, 'mnt')
+  mkdirSync(target)
+  const plan = await driver.attach(instance)
+  if (plan.kind !== 'file') throw new Error('a file plan was expected')
+  await mountErofs({ source: plan.source, devices: plan.devices, target, ...TIMEOUT })
+  t.teardown(async () => {
+    await unmount(target, { lazy: true, ...TIMEOUT })
+    await driver.detach('d/i')
+    await driver.stop()
+    for (const { fd } of driver.descriptors()) closeSync(fd)
+    blob.close()
+    bootstrap.close()
+    rmSync(directory, { recursive: true })
+  })
+  return { directory, driver, blob, target, content, file: join(target, 'data') }
+}
+
+async function sha256sum(file: string): Promise<string> {
+  const { stdout } = await run('sha256sum', [file])
+  return stdout.slice(0, 64)
+}
+
+const sha256 = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex')
+/** Marks of the group in the kernel's own words: one `fanotify ino:` line an inode mark. */
+const marks = (fd: number): number =>
+  readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8').split('fanotify ino:').length - 1
+
+const skip = whyNot()
+
+t.test('a lazy file reads right, and its blob is unmarked once complete', { skip }, async t => {
+  const m = await lazyMount(t, 1_000_000)
+  const group = m.driver.descriptors()[0]!.fd
+  m.driver.mounted('d/i')
+  t.equal(marks(group), 2, 'the blob and the doorbell are marked')
+  t.equal(await sha256sum(m.file), sha256(m.content))
+  t.ok(m.blob.ensured.length > 0, 'the kernel asked')
+  // mkfs.erofs leaves a block of the device that no file uses.
+  await m.blob.ensure(0, m.blob.sizeBytes)
+  t.equal(marks(group), 1, 'only the doorbell is left')
+  const asked = m.driver.stats().eventsAnswered
+  dropFileCache(m.file)
+  t.equal(await sha256sum(m.file), sha256(m.content))
+  t.equal(m.driver.stats().eventsAnswered, asked, 'a complete blob costs no event')
+})
+
+t.test('a failed fetch is EIO, and the next read asks again', { skip }, async t => {
+  const m = await lazyMount(t, 300_000)
+  m.driver.mounted('d/i')
+  m.blob.gate = () => Promise.reject(new Error('registry down'))
+  const failure = await probeRead(m.file, 0, 4096, TIMEOUT).catch((err: unknown) => err)
+  t.ok(hasErrno(failure, 'EIO'), String(failure))
+  m.blob.gate = () => Promise.resolve()
+  t.equal(await sha256sum(m.file), sha256(m.content))
+})
+
+t.test('the prober is denied what is not local, and nobody else', { skip }, async t => {
+  const m = await lazyMount(t, 300_000)
+  m.driver.setProber(process.pid)
+  const failure = await probeRead(m.file, 65536, 4096, TIMEOUT).catch((err: unknown) => err)
+  t.ok(hasErrno(failure, 'EIO'), String(failure))
+  t.equal(m.blob.ensured.length, 0, 'the canary fetches nothing')
+  t.equal(await sha256sum(m.file), sha256(m.content))
+})
+
+t.test('the journal holds an event exactly while it is unanswered', { skip }, async t => {
+  const m = await lazyMount(t, 300_000)
+  m.driver.mounted('d/i')
+  let open: () => void = () => undefined
+  const held = new Promise<void>(resolve => (open = resolve))
+  const asked = new Promise<void>(resolve => {
+    m.blob.gate = () => {
+      resolve()
+      return held
+    }
+  })
+  const reading = sha256sum(m.file)
+  await asked
+  const journal = new Journal(join(m.directory, 'fanotify.journal'))
+  t.match(journal.entries(), [{ ino: m.blob.ino, dev: m.blob.dev }])
+  open()
+  t.equal(await reading, sha256(m.content))
+  t.strictSame(journal.entries(), [])
+  journal.close()
+})
+
+t.test('stopping ends the worker and removes the doorbell', { skip }, async t => {
+  const directory = mkdtempSync(join(tmpdir(), 'fanotify-'))
+  const driver = new FanotifyDriver({
+    cacheDirectory: directory,
+    runDirectory: directory,
+    logger: silentLogger,
+  })
+  await driver.start()
+  t.ok(existsSync(join(directory, '.doorbell')))
+  await driver.stop()
+  t.notOk(existsSync(join(directory, '.doorbell')))
+  for (const { fd } of driver.descriptors()) closeSync(fd)
+  rmSync(directory, { recursive: true })
+})
