@@ -1,0 +1,83 @@
+import { fault } from '../common/fault.js'
+import type { ImageMounts } from '../supervisor/image-mounts.js'
+import { findBootstrap } from './bootstrap.js'
+import { imageRefOf, printableLabels } from './labels.js'
+import type { Labels } from './snapshots.js'
+
+/** The layer that holds an image's bootstrap. */
+export interface ImageLayer {
+  readonly id: string
+  readonly labels: Labels
+  /** Its unpacked content. */
+  readonly fsPath: string
+  readonly mountPath: string
+}
+
+/**
+ * Lazily read images as the snapshots need them. The supervisor's recovery runs beside the service and only calls that
+ * need an image wait for it; when it fails, the next such call tries it again.
+ */
+export class Images {
+  readonly #mounts: ImageMounts | undefined
+  #recovery: Promise<void> | undefined
+
+  /** @param mounts `undefined` where no daemon may run: plain layers work, images are refused */
+  constructor(mounts: ImageMounts | undefined) {
+    this.#mounts = mounts
+  }
+
+  /** Takes mounts of an earlier run back; a second call waits for the first unless that failed. */
+  async recover(): Promise<void> {
+    this.#recovery ??= this.#mounts?.start().catch((err: unknown) => {
+      this.#recovery = undefined
+      throw err
+    })
+    await this.#recovery
+  }
+
+  /**
+   * The mountpoint of the image; mounts it unless it is mounted.
+   * @throws SNAPSHOT_LABELS nobody said which image it is; SNAPSHOT_NOT_FOUND it has no bootstrap; what the supervisor
+   *   throws
+   */
+  async ensureMounted(layer: ImageLayer): Promise<string> {
+    if (!this.#mounts) {
+      throw fault(
+        'DRIVER_UNSUPPORTED',
+        `snapshot ${layer.id} is a lazily read image and --daemon-mode none starts no daemon: use --daemon-mode shared`,
+      )
+    }
+    await this.recover()
+    const mounted = this.#mounts.get(layer.id)
+    if (mounted) return mounted.mountpoint
+    const imageRef = imageRefOf(layer.labels)
+    if (imageRef === undefined) {
+      throw fault(
+        'SNAPSHOT_LABELS',
+        `failed to find image ref of snapshot ${layer.id}, labels ${printableLabels(layer.labels)}: the client handed ` +
+          'over no image labels; set disable_snapshot_annotations = false (CRI) or ' +
+          'enable_remote_snapshot_annotations = "true" in the exports of the proxy plugin (transfer service), or pull ' +
+          'with ctr-remote image rpull, and pull again',
+      )
+    }
+    const { mountpoint } = await this.#mounts.mount({
+      id: layer.id,
+      imageRef,
+      bootstrapPath: await findBootstrap(layer.fsPath),
+      mountpoint: layer.mountPath,
+      labels: layer.labels,
+    })
+    return mountpoint
+  }
+
+  /** Unmounts the image of a snapshot that is no more. */
+  async release(id: string): Promise<void> {
+    await this.recover()
+    await this.#mounts?.unmount(id)
+  }
+
+  async close(options: { cleanup: boolean }): Promise<void> {
+    await this.#recovery?.catch(() => undefined)
+    await this.#mounts?.close(options)
+  }
+}

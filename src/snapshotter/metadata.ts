@@ -1,0 +1,235 @@
+import { fault } from '../common/fault.js'
+import type { Store } from '../common/store.js'
+import type { CommitRequest, CreateRequest, Labels, Nanoseconds, UpdateRequest, Usage } from './snapshots.js'
+import { type Draft, type SnapshotRecord, SnapshotTable } from './table.js'
+
+const NO_USAGE: Usage = { sizeBytes: 0, inodes: 0 }
+
+/**
+ * The rules of the snapshot tree: who may stand on whom, what may be committed, removed and changed. They are those of
+ * containerd's own metadata, which its conformance suite checks.
+ */
+export class Metadata {
+  readonly #table: SnapshotTable
+  readonly #now: () => Nanoseconds
+
+  private constructor(table: SnapshotTable, now: () => Nanoseconds) {
+    this.#table = table
+    this.#now = now
+  }
+
+  /**
+   * @param lowestLastId ids up to it count as used: those of directories that no record tells of
+   * @param now wall-clock time, never rounded down
+   */
+  static async open(store: Store, lowestLastId: number, now: () => Nanoseconds): Promise<Metadata> {
+    return new Metadata(await SnapshotTable.open(store, lowestLastId), now)
+  }
+
+  get(name: string): SnapshotRecord | undefined {
+    return this.#table.get(name)
+  }
+
+  /** @throws SNAPSHOT_NOT_FOUND */
+  require(name: string): SnapshotRecord {
+    return found(this.#table.get(name), name)
+  }
+
+  list(): SnapshotRecord[] {
+    return this.#table.list()
+  }
+
+  hasId(id: string): boolean {
+    return this.#table.hasId(id)
+  }
+
+  nextId(): string {
+    return this.#table.nextId()
+  }
+
+  /** The snapshots below, nearest first. @throws SNAPSHOT_NOT_FOUND the chain is broken */
+  ancestors(parent: string): SnapshotRecord[] {
+    const chain: SnapshotRecord[] = []
+    for (let name = parent; name !== '';) {
+      const record = found(this.#table.get(name), name)
+      chain.push(record)
+      name = record.parent
+    }
+    return chain
+  }
+
+  /** Says early what `create` would say, before a directory is made in vain. @throws as `create` */
+  checkCreate(request: CreateRequest): void {
+    checkCreate(this.#table, request)
+  }
+
+  create(id: string, kind: 'active' | 'view', request: CreateRequest): Promise<SnapshotRecord> {
+    return this.#table.write(draft => {
+      checkCreate(draft, request)
+      return this.#add(draft, { id, kind, name: request.key, parent: request.parent, labels: request.labels })
+    })
+  }
+
+  /** Creates a snapshot and commits it under `name` in one step: for a layer that nobody has to fill. */
+  createCommitted(id: string, name: string, request: CreateRequest): Promise<SnapshotRecord> {
+    return this.#table.write(draft => {
+      checkCreate(draft, request)
+      checkNameIsFree(draft, name)
+      return this.#add(draft, { id, kind: 'committed', name, parent: request.parent, labels: request.labels })
+    })
+  }
+
+  /** The snapshot to be committed; says early what `commit` would say. @throws as `commit` */
+  checkCommit(request: CommitRequest): SnapshotRecord {
+    return checkCommit(this.#table, request)
+  }
+
+  commit(request: CommitRequest, usage: Usage): Promise<SnapshotRecord> {
+    return this.#table.write(draft => {
+      const active = checkCommit(draft, request)
+      draft.delete(active)
+      return this.#add(draft, {
+        id: active.id,
+        kind: 'committed',
+        name: request.name,
+        parent: active.parent === '' ? request.parent : active.parent,
+        labels: request.labels,
+        usage,
+      })
+    })
+  }
+
+  remove(name: string): Promise<SnapshotRecord> {
+    return this.#table.write(draft => {
+      const record = found(draft.get(name), name)
+      if (draft.childCount(name) > 0) {
+        throw fault(
+          'SNAPSHOT_STATE',
+          `cannot remove snapshot ${quote(name)}: others stand on it, remove those first`,
+        )
+      }
+      draft.delete(record)
+      return record
+    })
+  }
+
+  update(request: UpdateRequest): Promise<SnapshotRecord> {
+    return this.#table.write(draft => {
+      const record = found(draft.get(request.name), request.name)
+      const labels = persistent(updatedLabels(record.labels, request))
+      const updated = { ...record, labels, updatedNs: this.#now() }
+      draft.put(updated)
+      return updated
+    })
+  }
+
+  /** Waits until every write is on the disk or refused. */
+  async idle(): Promise<void> {
+    await this.#table.idle()
+  }
+
+  #add(
+    draft: Draft,
+    fields: Pick<SnapshotRecord, 'id' | 'kind' | 'name' | 'parent' | 'labels'> & { usage?: Usage },
+  ): SnapshotRecord {
+    const nowNs = this.#now()
+    const record = {
+      usage: NO_USAGE,
+      ...fields,
+      labels: persistent(fields.labels),
+      createdNs: nowNs,
+      updatedNs: nowNs,
+    }
+    draft.put(record)
+    return record
+  }
+}
+
+/** What both the table and a draft of it can tell. */
+interface Lookup {
+  get(name: string): SnapshotRecord | undefined
+}
+
+function checkCreate(lookup: Lookup, { key, parent }: CreateRequest): void {
+  if (key === '') throw fault('SNAPSHOT_INVALID', 'a snapshot needs a key')
+  if (parent !== '') checkParent(lookup, key, parent, 'SNAPSHOT_INVALID')
+  if (lookup.get(key)) throw fault('SNAPSHOT_EXISTS', `snapshot ${quote(key)} already exists`)
+}
+
+function checkCommit(lookup: Lookup, request: CommitRequest): SnapshotRecord {
+  checkNameIsFree(lookup, request.name)
+  const active = found(lookup.get(request.key), request.key)
+  if (active.kind !== 'active') {
+    throw fault(
+      'SNAPSHOT_STATE',
+      `snapshot ${quote(active.name)} is ${active.kind}: only an active one can be committed`,
+    )
+  }
+  if (request.parent === '' || request.parent === active.parent) return active
+  if (active.parent !== '') {
+    throw fault(
+      'SNAPSHOT_INVALID',
+      `snapshot ${quote(request.key)} stands on ${quote(active.parent)}, not on ${quote(request.parent)}`,
+    )
+  }
+  checkParent(lookup, request.key, request.parent, 'SNAPSHOT_STATE')
+  return active
+}
+
+function checkParent(
+  lookup: Lookup,
+  key: string,
+  parent: string,
+  notCommitted: 'SNAPSHOT_INVALID' | 'SNAPSHOT_STATE',
+): void {
+  const record = lookup.get(parent)
+  if (!record) {
+    throw fault(
+      'SNAPSHOT_NOT_FOUND',
+      `cannot create snapshot ${quote(key)}: missing parent ${quote(parent)} bucket: not found; containerd knows a ` +
+        'snapshot that is not in --root, remove stale ones with `ctr snapshot --snapshotter nydus rm`',
+    )
+  }
+  if (record.kind !== 'committed')
+    throw fault(notCommitted, `parent ${quote(parent)} of ${quote(key)} is ${record.kind}, not committed`)
+}
+
+function checkNameIsFree(lookup: Lookup, name: string): void {
+  if (name === '') throw fault('SNAPSHOT_INVALID', 'a committed snapshot needs a name')
+  if (lookup.get(name)) throw fault('SNAPSHOT_EXISTS', `snapshot ${quote(name)} already exists`)
+}
+
+function found(record: SnapshotRecord | undefined, name: string): SnapshotRecord {
+  if (!record) throw fault('SNAPSHOT_NOT_FOUND', `snapshot ${quote(name)} does not exist: not found`)
+  return record
+}
+
+const LABEL_PATH = 'labels.'
+
+function updatedLabels(before: Labels, { labels, paths }: UpdateRequest): Labels {
+  if (paths.length === 0) return labels
+  const after = new Map(Object.entries(before))
+  for (const path of paths) {
+    if (path === 'labels') {
+      after.clear()
+      for (const [key, value] of Object.entries(labels)) after.set(key, value)
+    } else if (path.startsWith(LABEL_PATH)) {
+      const key = path.slice(LABEL_PATH.length)
+      const value = labels[key]
+      if (value === undefined) after.delete(key)
+      else after.set(key, value)
+    } else {
+      throw fault('SNAPSHOT_INVALID', `cannot update ${quote(path)} of a snapshot: only labels can change`)
+    }
+  }
+  return Object.fromEntries(after)
+}
+
+/** A label without a value is not kept. */
+function persistent(labels: Labels): Labels {
+  return Object.fromEntries(Object.entries(labels).filter(([, value]) => value !== ''))
+}
+
+function quote(name: string): string {
+  return JSON.stringify(name)
+}
