@@ -8,3 +8,4 @@ ${CC:-cc} -std=gnu11 -O2 -g -Wall -Wextra -Werror -fPIC -shared -pthread -fvisib
 mv dist/native/libnydus.so.new dist/native/libnydus.so
 node_modules/.bin/tsc -p tsconfig.json
 chmod +x dist/src/bin/*.js 2>/dev/null || true
+git rev-parse HEAD >dist/revision 2>/dev/null || echo unknown >dist/revision

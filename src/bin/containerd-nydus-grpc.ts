@@ -1,2 +1,107 @@
 #!/usr/bin/env node
-export {}
+import { mkdirSync, realpathSync } from 'node:fs'
+import path from 'node:path'
+import { asFault } from '../common/fault.js'
+import { createLogger, type Logger } from '../common/log.js'
+import { Store } from '../common/store.js'
+import { readVersion } from '../common/version.js'
+import { getRealTimeNs } from '../native/clock.js'
+import { notifyServiceManager } from '../native/notify.js'
+import { type Settings, resolveSettings } from '../snapshotter/config.js'
+import { parseFlags } from '../snapshotter/flags.js'
+import { Images } from '../snapshotter/images.js'
+import { SnapshotsServer } from '../snapshotter/server.js'
+import { Snapshotter } from '../snapshotter/snapshotter.js'
+import { requireRoot, run } from './run.js'
+
+const NAME = 'containerd-nydus-grpc'
+
+run(NAME, async argv => {
+  const flags = parseFlags(NAME, argv)
+  if (flags.version) {
+    process.stdout.write(versionText())
+    return
+  }
+  requireRoot(NAME)
+  const settings = resolveSettings(flags)
+  // What is made here is the owner's alone, unless its mode is set.
+  process.umask(0o077)
+  mkdirSync(settings.root, { recursive: true, mode: 0o700 })
+  await serve({ ...settings, root: realpathSync(settings.root) })
+})
+
+async function serve(settings: Settings): Promise<void> {
+  const signalled = firstSignal()
+  const log = openLog(settings)
+  for (const warning of settings.warnings) log.warn(warning)
+  const store = await Store.open(path.join(settings.root, 'state'))
+  const images = new Images(undefined)
+  const snapshotter = await Snapshotter.open({
+    ...settings,
+    store,
+    images,
+    now: getRealTimeNs,
+    log: log.child({ mod: 'snapshotter' }),
+  })
+  const server = await SnapshotsServer.listen(
+    settings.address,
+    settings.owner,
+    snapshotter,
+    log.child({ mod: 'grpc' }),
+  )
+  log.info({ address: settings.address, root: settings.root }, 'serving')
+  notify('READY=1', log)
+  // Plain layers are served already; what needs an image waits for this, and tries again if it fails.
+  images.recover().catch((err: unknown) => {
+    log.error({ err: asFault(err) }, 'images cannot be served')
+  })
+
+  log.info({ signal: await signalled }, 'stopping')
+  notify('STOPPING=1', log)
+  await server.close()
+  await snapshotter.close()
+  await images.close({ cleanup: settings.cleanupOnClose })
+  await store.close()
+  log.info('stopped')
+}
+
+/** The first signal asks for an orderly end; the second has its usual effect at once. */
+async function firstSignal(): Promise<string> {
+  return await new Promise(resolve => {
+    for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+      process.on(signal, () => {
+        process.removeAllListeners('SIGTERM').removeAllListeners('SIGINT')
+        resolve(signal)
+      })
+    }
+  })
+}
+
+function openLog(settings: Settings): Logger {
+  const { logLevel: level, logDirectory } = settings
+  if (settings.logToStdout) return createLogger({ name: NAME, level })
+  mkdirSync(logDirectory, { recursive: true, mode: 0o700 })
+  return createLogger({ name: NAME, level, file: path.join(logDirectory, 'nydus-snapshotter.log') })
+}
+
+/** systemd's Type=notify; without it nobody is told. */
+function notify(message: string, log: Logger): void {
+  const socket = process.env['NOTIFY_SOCKET']
+  if (socket === undefined || socket === '') return
+  try {
+    notifyServiceManager(socket, message)
+  } catch (err) {
+    log.warn({ err }, 'service manager cannot be told')
+  }
+}
+
+function versionText(): string {
+  const { version, revision, buildTime } = readVersion()
+  return [
+    `Version: ${version}`,
+    `Revision: ${revision}`,
+    `Node version: ${process.version}`,
+    `Build time: ${buildTime}`,
+    '',
+  ].join('\n')
+}

@@ -158,7 +158,7 @@ function toStatus(err: unknown): { code: number; details: string } {
 function wholeMessage(failure: Error): string {
   const parts = [failure.message]
   for (let cause = failure.cause; cause instanceof Error; cause = cause.cause) {
-    if (!parts.some(part => part.includes((cause).message))) parts.push(cause.message)
+    if (!parts.some(part => part.includes(cause.message))) parts.push(cause.message)
   }
   return parts.join(': ')
 }

@@ -1,0 +1,210 @@
+import { statSync } from 'node:fs'
+import path from 'node:path'
+import FastestValidator, { type ValidationRule, type ValidationSchema } from 'fastest-validator'
+import { parseDurationMs } from '../common/duration.js'
+import { fault } from '../common/fault.js'
+import { readConfigFile } from './config-file.js'
+import {
+  CONFIG_KEYS,
+  type ConfigKey,
+  type ConfigKeyName,
+  type ConfigValue,
+  configKey,
+  isConfigKey,
+} from './config-keys.js'
+import type { Flags } from './flags.js'
+
+/** What the process runs with, once flags, file and defaults are merged and checked. Paths are absolute. */
+export interface Settings {
+  readonly root: string
+  readonly address: string
+  readonly owner: { readonly uid: number; readonly gid: number }
+  /** False for `daemon_mode = "none"`. */
+  readonly startsDaemon: boolean
+  readonly cleanupOnClose: boolean
+  /** `undefined`: the one of this package. */
+  readonly nydusdPath: string | undefined
+  readonly nydusdConfigPath: string
+  /** Whether somebody named that file; the default one may be missing. */
+  readonly nydusdConfigGiven: boolean
+  readonly fsDriver: string
+  readonly logLevel: string
+  readonly logDirectory: string
+  readonly logToStdout: boolean
+  readonly syncRemove: boolean
+  readonly alwaysVolatile: boolean
+  readonly cacheDirectory: string
+  /** Sentences about what was given and has no effect, for the log. */
+  readonly warnings: readonly string[]
+}
+
+/** Unix socket paths have 108 bytes, of which names below the root take up to 38. */
+const ROOT_MAX_BYTES = 70
+
+/**
+ * Merges flags over the file over defaults. A value that is written out counts even where it is false, 0 or empty.
+ * @throws CONFIG_INVALID naming every problem, CONFIG_MISSING
+ */
+export function resolveSettings(flags: Flags): Settings {
+  const file = flags.configPath === undefined ? undefined : readConfigFile(flags.configPath)
+  const explicit = new Map<ConfigKeyName, ConfigValue>(file?.kind === 'toml' ? file.values : [])
+  if (file?.kind === 'nydusd-json' && flags.configPath !== undefined)
+    explicit.set('daemon.nydusd_config', flags.configPath)
+  for (const [key, value] of flags.values) explicit.set(key, value)
+
+  const values = new Map(explicit)
+  for (const key of Object.keys(CONFIG_KEYS).filter(isConfigKey))
+    if (!values.has(key)) values.set(key, configKey(key).default)
+  const problems = [...(file?.kind === 'toml' ? file.problems : []), ...problemsOf(values)]
+  if (problems.length > 0) {
+    const where =
+      flags.configPath === undefined ? 'the command line' : `${flags.configPath} or the command line`
+    throw fault('CONFIG_INVALID', `${where} is wrong: ${problems.join('; ')}`)
+  }
+  return settingsOf(values, explicit, flags.ineffective)
+}
+
+function settingsOf(
+  values: ReadonlyMap<ConfigKeyName, ConfigValue>,
+  explicit: ReadonlyMap<ConfigKeyName, ConfigValue>,
+  ineffective: readonly string[],
+): Settings {
+  const text = (key: ConfigKeyName): string => String(values.get(key))
+  const on = (key: ConfigKeyName): boolean => values.get(key) === true
+  const root = path.resolve(text('root'))
+  const orDefault = (key: ConfigKeyName, name: string): string =>
+    path.resolve(text(key) || path.join(root, name))
+  const nydusdPath = text('daemon.nydusd_path')
+  return {
+    root,
+    address: path.resolve(text('address')),
+    owner: { uid: Number(values.get('uid')), gid: Number(values.get('gid')) },
+    startsDaemon: text('daemon_mode') !== 'none',
+    cleanupOnClose: on('cleanup_on_close'),
+    nydusdPath: nydusdPath === '' ? undefined : nydusdPath,
+    nydusdConfigPath: text('daemon.nydusd_config'),
+    nydusdConfigGiven: explicit.has('daemon.nydusd_config'),
+    fsDriver: text('daemon.fs_driver'),
+    logLevel: text('log.level').toLowerCase(),
+    logDirectory: orDefault('log.dir', 'logs'),
+    logToStdout: on('log.log_to_stdout'),
+    syncRemove: on('snapshot.sync_remove'),
+    alwaysVolatile: on('snapshot.enable_overlayfs_volatile'),
+    cacheDirectory: orDefault('cache_manager.cache_dir', 'cache'),
+    warnings: [
+      ...[...explicit].flatMap(([key, value]) => warningOf(key, value)),
+      ...ineffective.map(flag => `${flag} has no effect`),
+    ],
+  }
+}
+
+/** A part that is not built is worth a word only where its value asks for something. */
+function warningOf(key: ConfigKeyName, value: ConfigValue): string[] {
+  const spec: ConfigKey = configKey(key)
+  if (key === 'daemon_mode' && value !== 'none' && value !== 'shared')
+    return [`daemon_mode ${JSON.stringify(value)} is served by one shared nydusd`]
+  if (key === 'daemon.fs_driver' && LATER_DRIVERS.has(String(value)))
+    return [`daemon.fs_driver ${JSON.stringify(value)} comes with a later release: images cannot be mounted`]
+  if (spec.effect === undefined || value === spec.default) return []
+  return [
+    spec.effect === 'later'
+      ? `${key} has no effect yet: its part comes with a later release`
+      : `${key} has no effect`,
+  ]
+}
+
+const LATER_DRIVERS: ReadonlySet<string> = new Set(['fusedev', 'blockdev', 'nodev', 'proxy'])
+
+// The package is CommonJS: its class is the default export's own default under some loaders.
+const Validator = FastestValidator.default ?? FastestValidator
+const validate = new Validator({ haltOnFirstError: false, useNewCustomCheckerFunction: true }).compile(
+  schema(),
+)
+
+/** Type, range and word of each key, and what holds between them. */
+function problemsOf(values: ReadonlyMap<ConfigKeyName, ConfigValue>): string[] {
+  const result = validate(Object.fromEntries(values))
+  if (result instanceof Promise) throw new Error('no rule of the schema is asynchronous')
+  const problems = result === true ? [] : result.map(({ message }) => message ?? '')
+  const text = (key: ConfigKeyName): string => String(values.get(key))
+  const rootBytes = Buffer.byteLength(text('root'))
+  if (rootBytes === 0) problems.push('root is empty: name the state directory')
+  if (rootBytes > ROOT_MAX_BYTES)
+    problems.push(
+      `root directory path is too long: ${rootBytes} bytes, at most ${ROOT_MAX_BYTES} fit into socket paths`,
+    )
+  if (/[,:\\\n]/.test(text('root')))
+    problems.push('root contains a comma, colon, backslash or newline, which mount options cannot hold')
+  if (text('address') === '') problems.push('address is empty: name the socket')
+  if (values.get('image.validate_signature') === true && !isFile(text('image.public_key_file')))
+    problems.push('image.validate_signature needs a file in image.public_key_file')
+  if (
+    values.get('remote.auth.enable_cri_keychain') === true &&
+    values.get('remote.auth.enable_kubeconfig_keychain') === true
+  )
+    problems.push('remote.auth.enable_cri_keychain and .enable_kubeconfig_keychain exclude each other')
+  if (
+    values.get('remote.auth.enable_kubelet_credential_providers') === true &&
+    (text('remote.auth.credential_provider_config') === '' ||
+      text('remote.auth.credential_provider_bin_dir') === '')
+  )
+    problems.push(
+      'remote.auth.enable_kubelet_credential_providers needs .credential_provider_config and .credential_provider_bin_dir',
+    )
+  const mirrors = text('remote.mirrors_config.dir')
+  if (mirrors !== '' && !statSync(mirrors, { throwIfNoEntry: false })?.isDirectory())
+    problems.push(`remote.mirrors_config.dir ${mirrors} is no directory`)
+  return problems
+}
+
+function isFile(file: string): boolean {
+  return file !== '' && statSync(file, { throwIfNoEntry: false })?.isFile() === true
+}
+
+function schema(): ValidationSchema {
+  return Object.fromEntries(
+    Object.keys(CONFIG_KEYS)
+      .filter(isConfigKey)
+      .map(key => [key, ruleOf(configKey(key))]),
+  )
+}
+
+function ruleOf(spec: ConfigKey): ValidationRule {
+  switch (spec.type) {
+    case 'string':
+      return { type: 'string', messages: { string: '{field} is {actual}, not text' } }
+    case 'bool':
+      return { type: 'boolean', messages: { boolean: '{field} is {actual}, not true or false' } }
+    case 'enum':
+      return {
+        type: 'enum',
+        values: [...spec.values],
+        messages: { enumValue: '{field} is {actual}, not one of {expected}' },
+      }
+    case 'int':
+      return {
+        type: 'number',
+        integer: true,
+        min: 0,
+        max: spec.max ?? Number.MAX_SAFE_INTEGER,
+        messages: {
+          number: '{field} is {actual}, not a number',
+          numberInteger: '{field} is {actual}, not a whole number',
+          numberMin: '{field} is {actual}, less than {expected}',
+          numberMax: '{field} is {actual}, more than {expected}',
+        },
+      }
+    case 'duration':
+      return {
+        type: 'any',
+        custom: checkDuration,
+        messages: { duration: '{field} is {actual}, not a duration such as 24h or 1m30s' },
+      }
+  }
+}
+
+function checkDuration(value: unknown, errors: { type: string; actual?: unknown }[]): unknown {
+  const durationMs = typeof value === 'string' ? parseDurationMs(value) : undefined
+  if (durationMs === undefined || durationMs < 0) errors.push({ type: 'duration', actual: value })
+  return value
+}
