@@ -141,7 +141,8 @@ static int start_thread(void *(*run)(void *), void *argument)
 static struct job *new_job(int64_t (*run)(struct job *), const char *const strings[], int count, const void *packed,
 			   uint32_t packed_length)
 {
-	size_t size = sizeof(struct job) + packed_length;
+	/* Two more zeros: what is read as strings ends there, however the last record is cut short. */
+	size_t size = sizeof(struct job) + packed_length + 2;
 	struct job *job;
 	char *copy;
 

@@ -3,7 +3,7 @@ import { checked, getLibrary } from './library.js'
 /**
  * Joins a freshly opened /dev/fuse to the session of another: one queue of requests, replies on the descriptor that
  * the request was read from.
- * @throws SYSCALL_FAILED: EINVAL (not FUSE devices, or the session is not mounted)
+ * @throws SYSCALL_FAILED: EINVAL, on newer kernels EPERM (no FUSE devices, or a session that is not mounted)
  */
 export function cloneFuseDevice(freshFd: number, sessionFd: number): void {
   checked('ioctl(FUSE_DEV_IOC_CLONE)', getLibrary().nydus_fuse_clone(freshFd, sessionFd))

@@ -1,5 +1,4 @@
-import { closeSync, existsSync, openSync, readSync, writeFileSync, writeSync } from 'node:fs'
-import { mkdirSync } from 'node:fs'
+import { closeSync, existsSync, mkdirSync, openSync, readSync, writeFileSync, writeSync } from 'node:fs'
 import path from 'node:path'
 import t, { type Test } from 'tap'
 import { cloneFuseDevice, closeFuseBacking, openFuseBacking } from '../../../src/native/fuse.js'
@@ -40,10 +39,7 @@ function answerInit(device: number): boolean {
 
 t.test('devices that are none, or not mounted', { skip }, async t => {
   const device = openDevice(t)
-  t.throws(
-    () => cloneFuseDevice(openDevice(t), device),
-    syscallFailure('EINVAL', 'ioctl(FUSE_DEV_IOC_CLONE)'),
-  )
+  t.throws(() => cloneFuseDevice(openDevice(t), device), /FUSE_DEV_IOC_CLONE\): E(INVAL|PERM)/)
   t.throws(() => cloneFuseDevice(99_999, device), syscallFailure('EBADF'))
   t.throws(() => cloneFuseDevice(device, 99_999), /EBADF|EINVAL/)
   t.throws(() => openFuseBacking(99_999, 0), syscallFailure('EBADF'))
