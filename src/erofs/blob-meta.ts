@@ -57,7 +57,8 @@ export function parseStoredMeta(blob: BlobEntry, stored: Uint8Array): BlobMeta {
 }
 
 /**
- * Parses a `.blob.meta` file: the CI, uncompressed and padded to 4096, then the header.
+ * Parses a `.blob.meta` file: the CI, uncompressed and padded to 4096, then the header. Where it is refused the blob's own
+ * metadata still serves: the reference converter writes the header alone for lz4 images.
  * @throws RAFS_UNSUPPORTED, BLOB_META_INVALID
  */
 export function parseMetaFile(blob: BlobEntry, file: Uint8Array): BlobMeta {
