@@ -1,0 +1,86 @@
+import type { Compressor } from '../common/codec.js'
+import type { Digester } from '../common/digest.js'
+
+/**
+ * The tree that a bootstrap is written from.
+ *
+ * Names are *byte strings*: each UTF-16 unit is one byte (`latin1`). A file name on Linux is bytes, and comparing such
+ * strings with `<` orders them as the format wants them. An inode that several names share is one object in several
+ * directories; only regular files may be shared.
+ */
+export type ImageInode = DirectoryInode | RegularInode | SymlinkInode | DeviceInode | PlainInode
+
+export interface InodeAttributes {
+  /** Permission, set-id and sticky bits (0 to 0o7777); the type bits follow from `type`. */
+  mode: number
+  uid: number
+  gid: number
+  /** Whole seconds since 1970, negative before; any safe integer. */
+  mtimeSec: number
+  /** 0 to 999,999,999. */
+  mtimeNsec: number
+  /** Whole names as byte strings, in any order; undefined when there are none. */
+  xattrs?: ReadonlyMap<string, Uint8Array>
+}
+
+export interface DirectoryInode extends InodeAttributes {
+  readonly type: 'directory'
+  readonly children: Map<string, ImageInode>
+  /** True for a parent that no entry of its layer describes: in a merge it leaves the lower one's attributes alone. */
+  implicit: boolean
+}
+
+export interface RegularInode extends InodeAttributes {
+  readonly type: 'regular'
+  readonly sizeBytes: number
+  /** One chunk for each `chunkSize` bytes of the file, the last one shorter. */
+  readonly chunks: readonly ImageChunk[]
+}
+
+export interface SymlinkInode extends InodeAttributes {
+  readonly type: 'symlink'
+  readonly target: Uint8Array
+}
+
+export interface DeviceInode extends InodeAttributes {
+  readonly type: 'charDevice' | 'blockDevice'
+  readonly major: number
+  readonly minor: number
+}
+
+export interface PlainInode extends InodeAttributes {
+  readonly type: 'fifo' | 'socket'
+}
+
+/** One stored chunk of a blob. Files that share it share the object. */
+export interface ImageChunk {
+  readonly blob: ImageBlob
+  /** Index in its blob. */
+  readonly index: number
+  /** Digest of the uncompressed bytes, 64 hex digits. */
+  readonly digest: string
+  readonly uncompressedOffset: number
+  readonly uncompressedSize: number
+  /** Known once the chunk has been stored. */
+  compressedOffset: number
+  /** Equal to `uncompressedSize` when the chunk is stored raw. */
+  compressedSize: number
+}
+
+/** What the blob table says about a blob (rafs.md 1.4); filled in while the blob is written. */
+export interface ImageBlob {
+  /** 64 hex digits, or the placeholder inside the blob itself. */
+  id: string
+  readonly chunkSize: number
+  chunkCount: number
+  readonly compressor: Compressor
+  readonly digester: Digester
+  features: number
+  /** Position of the inlined bootstrap in the blob. */
+  compressedSize: number
+  uncompressedSize: number
+  ciCompressor: Compressor
+  ciOffset: number
+  ciCompressedSize: number
+  ciUncompressedSize: number
+}

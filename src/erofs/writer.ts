@@ -1,0 +1,214 @@
+import { COMPRESSORS, type Compressor } from '../common/codec.js'
+import { DIGESTERS, type Digester } from '../common/digest.js'
+import { fault } from '../common/fault.js'
+import {
+  BLOB_ENTRY_SIZE,
+  BLOB_OFF,
+  BLOCK_BITS,
+  BLOCK_SIZE,
+  CHUNK_FLAGS,
+  CHUNK_OFF,
+  CHUNK_RECORD_SIZE,
+  COMPAT_RAFS_V6,
+  DEVICE_OFF,
+  DEVICE_SLOT_SIZE,
+  DEVICE_TABLE_OFFSET,
+  DEVICE_TABLE_SLOT,
+  EROFS_MAGIC,
+  FLAT_DEVICE_ALIGNMENT,
+  INCOMPAT_RAFS_V6,
+  INODE_SLOT_SIZE,
+  MAX_BLOBS,
+  MAX_BOOTSTRAP_SIZE,
+  RAFS_FLAGS,
+  RAFS_SB_OFF,
+  RAFS_SUPERBLOCK_OFFSET,
+  SB_OFF,
+  SUPERBLOCK_OFFSET,
+  alignUp,
+} from './format.js'
+import type { DirectoryInode, ImageBlob, ImageChunk, ImageInode } from './image-tree.js'
+import { type ImageLayout, layoutImage } from './writer-layout.js'
+import { writeInode } from './writer-inode.js'
+
+/** Bytes of one entry of the prefetch table. */
+const NID_SIZE = 4
+
+export interface BootstrapOptions {
+  readonly chunkSize: number
+  /** The image as a whole; each blob of the tree says its own. */
+  readonly compressor: Compressor
+  readonly digester: Digester
+  /** What to prefetch, in this order; the root stands for everything. */
+  readonly prefetch?: readonly ImageInode[]
+}
+
+export interface EncodedBootstrap {
+  readonly bytes: Buffer
+  /** The blobs it references, in blob table order: EROFS device i + 1. */
+  readonly blobs: readonly ImageBlob[]
+}
+
+/**
+ * A RAFS v6 bootstrap (rafs.md 1 and 6.2) of the tree: an EROFS image whose file data lives in one device a blob.
+ * Equal trees give equal bytes. @throws IMAGE_TOO_LARGE
+ */
+export function encodeBootstrap(root: DirectoryInode, options: BootstrapOptions): EncodedBootstrap {
+  const layout = layoutImage(root)
+  const { blobs } = layout
+  if (blobs.length > MAX_BLOBS) {
+    throw fault(
+      'IMAGE_TOO_LARGE',
+      `the image has ${blobs.length} layers with data, RAFS v6 holds ${MAX_BLOBS}: squash some of them`,
+    )
+  }
+  const blobTableOffset = alignUp(DEVICE_TABLE_OFFSET + DEVICE_SLOT_SIZE * blobs.length, BLOCK_SIZE)
+  const blobTableSize = BLOB_ENTRY_SIZE * blobs.length
+  const prefetchTableOffset = blobTableOffset + blobTableSize
+  const prefetch = blobs.length === 0 ? [] : (options.prefetch ?? [])
+  const metaOffset =
+    blobs.length === 0 ? 0 : alignUp(prefetchTableOffset + prefetch.length * NID_SIZE, BLOCK_SIZE)
+  const chunkTableOffset = metaOffset + layout.sizeBytes
+  const chunks = chunkTable(layout)
+  const chunkTableSize = chunks.length * CHUNK_RECORD_SIZE
+  const sizeBytes = alignUp(chunkTableOffset + chunkTableSize, BLOCK_SIZE)
+  if (sizeBytes >= MAX_BOOTSTRAP_SIZE) {
+    throw fault('IMAGE_TOO_LARGE', `the image's metadata would take ${sizeBytes} bytes, 2 GiB is the limit`)
+  }
+
+  const out = Buffer.alloc(sizeBytes)
+  const indexes = new Map(blobs.map((blob, index) => [blob, index]))
+  writeSuperblock(out, layout, metaOffset)
+  const ext = RAFS_SUPERBLOCK_OFFSET
+  writeU64(out, ext + RAFS_SB_OFF.flags, rafsFlags(layout, options))
+  writeU64(out, ext + RAFS_SB_OFF.blobTableOffset, blobTableOffset)
+  out.writeUInt32LE(blobTableSize, ext + RAFS_SB_OFF.blobTableSize)
+  out.writeUInt32LE(options.chunkSize, ext + RAFS_SB_OFF.chunkSize)
+  writeU64(out, ext + RAFS_SB_OFF.chunkTableOffset, chunkTableOffset)
+  writeU64(out, ext + RAFS_SB_OFF.chunkTableSize, chunkTableSize)
+  if (prefetch.length > 0) {
+    writeU64(out, ext + RAFS_SB_OFF.prefetchTableOffset, prefetchTableOffset)
+    out.writeUInt32LE(prefetch.length * NID_SIZE, ext + RAFS_SB_OFF.prefetchTableSize)
+    prefetch.forEach((inode, i) => {
+      const offset = layout.placed.get(inode)?.offset ?? 0
+      out.writeUInt32LE(offset / INODE_SLOT_SIZE, prefetchTableOffset + i * NID_SIZE)
+    })
+  }
+  writeDevices(out, blobs)
+  blobs.forEach((blob, index) => writeBlob(out, blobTableOffset + index * BLOB_ENTRY_SIZE, blob, index))
+  for (const placed of layout.inodes) writeInode(out, metaOffset, placed, layout, indexes, options.chunkSize)
+  chunks.sort(
+    (a, b) =>
+      compare(a.chunk.digest, b.chunk.digest) ||
+      (indexes.get(a.chunk.blob) ?? 0) - (indexes.get(b.chunk.blob) ?? 0),
+  )
+  chunks.forEach((use, i) =>
+    writeChunk(out, chunkTableOffset + i * CHUNK_RECORD_SIZE, use, indexes.get(use.chunk.blob) ?? 0),
+  )
+  return { bytes: out, blobs }
+}
+
+interface ChunkUse {
+  readonly chunk: ImageChunk
+  readonly fileOffset: number
+}
+
+/** Each chunk that the tree references once, with its place in its first user. */
+function chunkTable(layout: ImageLayout): ChunkUse[] {
+  const uses = new Map<ImageChunk, ChunkUse>()
+  for (const { inode } of layout.inodes) {
+    if (inode.type !== 'regular') continue
+    let fileOffset = 0
+    for (const chunk of inode.chunks) {
+      if (!uses.has(chunk)) uses.set(chunk, { chunk, fileOffset })
+      fileOffset += chunk.uncompressedSize
+    }
+  }
+  return [...uses.values()]
+}
+
+function writeSuperblock(out: Buffer, layout: ImageLayout, metaOffset: number): void {
+  const sb = SUPERBLOCK_OFFSET
+  const root = layout.inodes[0]
+  out.writeUInt32LE(EROFS_MAGIC, sb + SB_OFF.magic)
+  out.writeUInt32LE(COMPAT_RAFS_V6, sb + SB_OFF.featureCompat)
+  out.writeUInt8(BLOCK_BITS, sb + SB_OFF.blockBits)
+  out.writeUInt16LE((root?.offset ?? 0) / INODE_SLOT_SIZE, sb + SB_OFF.rootNid)
+  writeU64(out, sb + SB_OFF.inos, layout.nameCount)
+  const blocks = layout.blobs.reduce((sum, blob) => sum + blob.uncompressedSize / BLOCK_SIZE, 0)
+  out.writeUInt32LE(Math.min(blocks, 0xffffffff), sb + SB_OFF.blocks)
+  out.writeUInt32LE(metaOffset / BLOCK_SIZE, sb + SB_OFF.metaBlock)
+  out.writeUInt32LE(INCOMPAT_RAFS_V6, sb + SB_OFF.featureIncompat)
+  out.writeUInt16LE(layout.blobs.length, sb + SB_OFF.extraDevices)
+  out.writeUInt16LE(DEVICE_TABLE_SLOT, sb + SB_OFF.deviceTableSlot)
+}
+
+function rafsFlags(layout: ImageLayout, options: BootstrapOptions): number {
+  const compression = {
+    none: RAFS_FLAGS.compressionNone,
+    lz4_block: RAFS_FLAGS.compressionLz4,
+    gzip: RAFS_FLAGS.compressionGzip,
+    zstd: RAFS_FLAGS.compressionZstd,
+  }[options.compressor]
+  const hash = options.digester === 'blake3' ? RAFS_FLAGS.hashBlake3 : RAFS_FLAGS.hashSha256
+  const hasXattr = layout.inodes.some(({ inode }) => (inode.xattrs?.size ?? 0) > 0)
+  return (
+    compression |
+    hash |
+    RAFS_FLAGS.explicitUidGid |
+    RAFS_FLAGS.inlinedChunkDigest |
+    RAFS_FLAGS.encryptionNone |
+    (hasXattr ? RAFS_FLAGS.hasXattr : 0)
+  )
+}
+
+function writeDevices(out: Buffer, blobs: readonly ImageBlob[]): void {
+  let position = out.length
+  blobs.forEach((blob, index) => {
+    const slot = DEVICE_TABLE_OFFSET + index * DEVICE_SLOT_SIZE
+    const mapped = alignUp(position, FLAT_DEVICE_ALIGNMENT)
+    position = mapped + blob.uncompressedSize
+    out.write(blob.id, slot + DEVICE_OFF.tag, 'latin1')
+    out.writeUInt32LE(blob.uncompressedSize / BLOCK_SIZE, slot + DEVICE_OFF.blocks)
+    // A set of blobs too big for one 16 TiB disk cannot be flattened; 0 tells an export so.
+    const mappedBlock = mapped / BLOCK_SIZE
+    out.writeUInt32LE(mappedBlock > 0xffffffff ? 0 : mappedBlock, slot + DEVICE_OFF.mappedBlock)
+  })
+}
+
+function writeBlob(out: Buffer, at: number, blob: ImageBlob, index: number): void {
+  out.write(blob.id, at + BLOB_OFF.blobId, 'latin1')
+  out.writeUInt32LE(index, at + BLOB_OFF.blobIndex)
+  out.writeUInt32LE(blob.chunkSize, at + BLOB_OFF.chunkSize)
+  out.writeUInt32LE(blob.chunkCount, at + BLOB_OFF.chunkCount)
+  out.writeUInt32LE(COMPRESSORS[blob.compressor], at + BLOB_OFF.compressor)
+  out.writeUInt32LE(DIGESTERS[blob.digester], at + BLOB_OFF.digester)
+  out.writeUInt32LE(blob.features, at + BLOB_OFF.features)
+  writeU64(out, at + BLOB_OFF.compressedSize, blob.compressedSize)
+  writeU64(out, at + BLOB_OFF.uncompressedSize, blob.uncompressedSize)
+  out.writeUInt32LE(COMPRESSORS[blob.ciCompressor], at + BLOB_OFF.ciCompressor)
+  writeU64(out, at + BLOB_OFF.ciOffset, blob.ciOffset)
+  writeU64(out, at + BLOB_OFF.ciCompressedSize, blob.ciCompressedSize)
+  writeU64(out, at + BLOB_OFF.ciUncompressedSize, blob.ciUncompressedSize)
+}
+
+function writeChunk(out: Buffer, at: number, { chunk, fileOffset }: ChunkUse, blobIndex: number): void {
+  out.write(chunk.digest, at + CHUNK_OFF.digest, 'hex')
+  out.writeUInt32LE(blobIndex, at + CHUNK_OFF.blobIndex)
+  const compressed = chunk.compressedSize !== chunk.uncompressedSize
+  out.writeUInt32LE(compressed ? CHUNK_FLAGS.compressed : 0, at + CHUNK_OFF.flags)
+  out.writeUInt32LE(chunk.compressedSize, at + CHUNK_OFF.compressedSize)
+  out.writeUInt32LE(chunk.uncompressedSize, at + CHUNK_OFF.uncompressedSize)
+  writeU64(out, at + CHUNK_OFF.compressedOffset, chunk.compressedOffset)
+  writeU64(out, at + CHUNK_OFF.uncompressedOffset, chunk.uncompressedOffset)
+  writeU64(out, at + CHUNK_OFF.fileOffset, fileOffset)
+  out.writeUInt32LE(chunk.index, at + CHUNK_OFF.index)
+}
+
+function writeU64(out: Buffer, at: number, value: number): void {
+  out.writeBigUInt64LE(BigInt(value), at)
+}
+
+function compare(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0
+}
