@@ -1,4 +1,3 @@
-import { setMaxListeners } from 'node:events'
 import type { RequestKind } from '../backend/reader.js'
 import { asFault, fault, type Fault, isFault } from '../common/fault.js'
 import type { BlobLayout, Extent } from './layout.js'
@@ -137,12 +136,9 @@ export class FetchPlanner {
   #queueOf(target: FetchTarget): BlobQueue {
     let queue = this.#queues.get(target)
     if (!queue) {
-      const abort = new AbortController()
-      // Each request in flight listens, and they are bounded here.
-      setMaxListeners(0, abort.signal)
       queue = {
         target,
-        abort,
+        abort: new AbortController(),
         tasks: new Map(),
         queued: { demand: new Set(), readahead: new Set(), prefetch: new Set() },
         requests: new Set(),
