@@ -142,7 +142,7 @@ export class SnapshotTable {
           else reject(asFault(failure))
         },
       })
-      this.#draining ??= this.#drain().finally(() => (this.#draining = undefined))
+      this.#draining ??= this.#drain()
     })
   }
 
@@ -159,6 +159,8 @@ export class SnapshotTable {
       this.#queue = []
       await this.#flush(batch)
     }
+    // In the same turn as the look at the queue: who comes later starts afresh.
+    this.#draining = undefined
   }
 
   async #flush(batch: readonly Waiting[]): Promise<void> {
