@@ -15,16 +15,20 @@ t.test('our suite', { skip: rootMissing }, async t => {
 const RUNNER = path.resolve(import.meta.dirname, '../../../test/conformance/containerd/run.sh')
 const goMissing = spawnSync('go', ['version']).error ? 'needs Go' : false
 
-t.test("containerd's suite", { skip: rootMissing !== false ? rootMissing : goMissing, timeout: 600_000 }, async t => {
-  const server = await startSnapshotsServer(scratch(t))
-  t.teardown(() => server.close())
-  const runner = spawn(RUNNER, [server.socket], { stdio: ['ignore', 'pipe', 'inherit'] })
-  const [output] = await Promise.all([text(runner.stdout), once(runner, 'exit')])
-  if (runner.exitCode === 3) {
-    t.pass('skipped', { skip: 'Go cannot build the suite here' })
-    return
-  }
-  const failures = output.split('\n').filter(line => line.includes('--- FAIL'))
-  t.strictSame(failures, [])
-  t.match(output, /^conformance: 21 passed, 0 failed, 0 skipped$/m)
-})
+t.test(
+  "containerd's suite",
+  { skip: rootMissing !== false ? rootMissing : goMissing, timeout: 600_000 },
+  async t => {
+    const server = await startSnapshotsServer(scratch(t))
+    t.teardown(() => server.close())
+    const runner = spawn(RUNNER, [server.socket], { stdio: ['ignore', 'pipe', 'inherit'] })
+    const [output] = await Promise.all([text(runner.stdout), once(runner, 'exit')])
+    if (runner.exitCode === 3) {
+      t.pass('skipped', { skip: 'Go cannot build the suite here' })
+      return
+    }
+    const failures = output.split('\n').filter(line => line.includes('--- FAIL'))
+    t.strictSame(failures, [])
+    t.match(output, /^conformance: 21 passed, 0 failed, 0 skipped$/m)
+  },
+)

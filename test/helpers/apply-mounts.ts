@@ -28,7 +28,7 @@ const PATH_OPTION = /^(lowerdir|upperdir|workdir)=(.*)$/
 
 function shorten(options: readonly string[]): { cwd: string; short: string[] } {
   const paths = options.flatMap(option => PATH_OPTION.exec(option)?.[2]?.split(':') ?? [])
-  const parents = paths.map(path.dirname)
+  const parents = paths.map(file => path.dirname(file))
   const cwd = parents.reduce((common, next) => commonParent(common, next), parents[0] ?? '/')
   const short = options.map(option => {
     const [, name, value] = PATH_OPTION.exec(option) ?? []

@@ -23,7 +23,10 @@ export interface RunningServer {
 }
 
 /** Serves the state in `directory`, which may be that of a server closed before. */
-export async function startSnapshotsServer(directory: string, options: ServerOptions = {}): Promise<RunningServer> {
+export async function startSnapshotsServer(
+  directory: string,
+  options: ServerOptions = {},
+): Promise<RunningServer> {
   const root = path.join(directory, 'root')
   const socket = path.join(directory, 'grpc.sock')
   mkdirSync(root, { recursive: true })

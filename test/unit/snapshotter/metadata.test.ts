@@ -10,7 +10,7 @@ interface Opened {
   metadata: Metadata
   store: Store
   /** Closes and opens again what is on the disk. */
-  reopen(lowestLastId?: number): Promise<Metadata>
+  reopen: (lowestLastId?: number) => Promise<Metadata>
 }
 
 async function open(t: Test): Promise<Opened> {
