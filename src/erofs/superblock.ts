@@ -211,6 +211,9 @@ function parseDigester(rafs: StructView, flags: number): Digester {
   throw rafs.bad(F.RAFS_SB_OFF.flags, 'flags', flags, 'exactly one hash bit is expected')
 }
 
+/** An entry of the prefetch table: one nid. */
+const PREFETCH_SIZE = 4
+
 function parseTables(
   source: ByteSource,
   rafs: StructView,
@@ -220,25 +223,27 @@ function parseTables(
   const deviceEnd = F.DEVICE_TABLE_OFFSET + deviceCount * F.DEVICE_SLOT_SIZE
   const place = (
     name: string,
-    at: number,
+    fields: [number, number],
     offset: number,
     size: number,
     unit: number,
-    align: number,
   ): Table => {
     if (size === 0) return { offset: 0, size: 0 }
-    rafs.check(size % unit === 0, at, `${name}_size`, size, `a multiple of ${unit} is expected`)
+    const [offsetAt, sizeAt] = fields
+    // Tables of records start at a block; the prefetch table follows the blob table.
+    const align = unit === PREFETCH_SIZE ? PREFETCH_SIZE : F.BLOCK_SIZE
+    rafs.check(size % unit === 0, sizeAt, `${name}_size`, size, `a multiple of ${unit} is expected`)
     const placed = offset >= F.BLOCK_SIZE && offset % align === 0 && offset >= deviceEnd
     rafs.check(
       placed,
-      at,
+      offsetAt,
       `${name}_offset`,
       offset,
       `a multiple of ${align} after the device table is expected`,
     )
     rafs.check(
       fits(source, offset, size),
-      at,
+      offsetAt,
       `${name}_offset`,
       offset,
       `its ${size} bytes end beyond the file`,
@@ -246,14 +251,6 @@ function parseTables(
     return { offset, size }
   }
   const blobSize = rafs.u32(O.blobTableSize)
-  const blobTable = place(
-    'blob_table',
-    O.blobTableOffset,
-    rafs.u64(O.blobTableOffset, 'blob_table_offset'),
-    blobSize,
-    F.BLOB_ENTRY_SIZE,
-    F.BLOCK_SIZE,
-  )
   rafs.check(
     blobSize === deviceCount * F.BLOB_ENTRY_SIZE && deviceCount <= F.MAX_BLOBS,
     O.blobTableSize,
@@ -261,23 +258,29 @@ function parseTables(
     blobSize,
     `one entry for each of the ${deviceCount} devices is expected, and at most ${F.MAX_BLOBS}`,
   )
+  const blobOffset = rafs.u64(O.blobTableOffset, 'blob_table_offset')
+  const blobTable = place(
+    'blob_table',
+    [O.blobTableOffset, O.blobTableSize],
+    blobOffset,
+    blobSize,
+    F.BLOB_ENTRY_SIZE,
+  )
   const chunkTable = place(
     'chunk_table',
-    O.chunkTableOffset,
+    [O.chunkTableOffset, O.chunkTableSize],
     rafs.u64(O.chunkTableOffset, 'chunk_table_offset'),
     rafs.u64(O.chunkTableSize, 'chunk_table_size'),
     F.CHUNK_RECORD_SIZE,
-    F.BLOCK_SIZE,
   )
   const prefetchOffset = rafs.u64(O.prefetchTableOffset, 'prefetch_table_offset')
   const prefetchTable = place(
     'prefetch_table',
-    O.prefetchTableOffset,
+    [O.prefetchTableOffset, O.prefetchTableSize],
     prefetchOffset,
     // An empty image of older builders has a size without an offset: no table.
     prefetchOffset === 0 ? 0 : rafs.u32(O.prefetchTableSize),
-    4,
-    4,
+    PREFETCH_SIZE,
   )
   checkOverlap(rafs, O.chunkTableOffset, 'chunk_table_offset', chunkTable, blobTable)
   checkOverlap(rafs, O.prefetchTableOffset, 'prefetch_table_offset', prefetchTable, blobTable)
