@@ -1,2 +1,196 @@
 #!/usr/bin/env node
-export {}
+import { closeSync, mkdirSync, realpathSync, writeSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { dirname } from 'node:path'
+import { Command, InvalidArgumentError, Option } from 'commander'
+import { fault, hasErrno } from '../common/fault.js'
+import { createLogger } from '../common/log.js'
+import { DRIVER_CHOICES, type DriverChoice } from '../daemon/choose-driver.js'
+import { Daemon } from '../daemon/daemon.js'
+import { readKeptDescriptors } from '../daemon/kept-descriptors.js'
+import { getOpenFileLimits, setOpenFileLimits } from '../native/descriptor.js'
+import { requireRoot, run } from './run.js'
+
+interface GlobalOptions {
+  apisock?: string
+  config?: string
+  id?: string
+  supervisor?: string
+  logLevel: string
+  logFile?: string
+  logRotationSize: number
+  rlimitNofile: number
+  upgrade: boolean
+}
+
+interface SingletonOptions extends GlobalOptions {
+  fscache?: string
+  fscacheTag?: string
+  fscacheThreads?: number
+  driver: DriverChoice
+  runDir?: string
+  validate: boolean
+}
+
+/** Services of upstream whose part comes with a later release. */
+const LATER = ['fuse', 'virtiofs', 'nbd', 'uffd']
+
+const { version } = createRequire(import.meta.url)('../../../package.json') as { version: string }
+
+function program(): Command {
+  const command = new Command('nydusd')
+    .description('daemon that serves lazily loaded container images')
+    .version(versionText(), '--version', 'print the version')
+    .showHelpAfterError('(nydusd --help lists the options)')
+    .exitOverride()
+    .action(() => {
+      throw laterService('fuse')
+    })
+  addGlobalOptions(command)
+  const singleton = command
+    .command('singleton')
+    .description('one shared daemon for the images of a node, through a kernel path')
+    .option('-F, --fscache <dir>', 'cache directory; enables the service')
+    .option('--fscache-tag <tag>', 'tag of the kernel cache')
+    .option('--fscache-threads <n>', "accepted for upstream's sake: one event loop serves", integer)
+    .addOption(
+      new Option('--driver <name>', 'kernel path; `kernel` is fscache where there is one, else fanotify')
+        .choices(DRIVER_CHOICES)
+        .default('kernel'),
+    )
+    .option('--run-dir <dir>', 'where the journal of events lives, on /run; default: beside the API socket')
+    .option('--no-validate', 'do not check chunk digests')
+    .action(async (_options: unknown, self: Command) => singletonMain(self.optsWithGlobals()))
+  addGlobalOptions(singleton)
+  for (const name of LATER) {
+    command
+      .command(name, { hidden: true })
+      .allowUnknownOption()
+      .allowExcessArguments()
+      .action(() => {
+        throw laterService(name)
+      })
+  }
+  return command
+}
+
+function addGlobalOptions(command: Command): void {
+  command
+    .option('-A, --apisock <path>', 'unix socket of the API')
+    .option('-C, --config <file>', 'configuration file')
+    .option('--id <id>', 'instance id; needs --supervisor')
+    .option('--supervisor <path>', "the supervisor's socket; needs --id")
+    .addOption(
+      new Option('-l, --log-level <level>', 'how much to log')
+        .choices(['trace', 'debug', 'info', 'warn', 'error'])
+        .default('info'),
+    )
+    .option('-L, --log-file <file>', 'append the log to a file; default: standard error')
+    .option('--log-rotation-size <mb>', 'accepted; rotation is left to logrotate', integer, 0)
+    .option('--rlimit-nofile <n>', 'open files to ask for; 0 leaves the limit alone', integer, 1_000_000)
+    .option('--upgrade', 'wait in INIT for instances and /api/v1/daemon/start', false)
+}
+
+async function singletonMain(options: SingletonOptions): Promise<void> {
+  requireRoot('nydusd')
+  if (options.fscache === undefined) {
+    throw fault('USAGE', 'nydusd singleton needs --fscache DIR: the directory of the cache')
+  }
+  if (options.apisock === undefined) {
+    throw fault('USAGE', 'nydusd singleton needs --apisock PATH: images are bound there')
+  }
+  if ((options.id === undefined) !== (options.supervisor === undefined)) {
+    throw fault('USAGE', '--id and --supervisor go together: give both or neither')
+  }
+  const logger = createLogger({
+    name: 'nydusd',
+    level: options.logLevel,
+    ...(options.logFile === undefined ? {} : { file: options.logFile }),
+  })
+  raiseOpenFiles(options.rlimitNofile, logger.warn.bind(logger))
+  const runDirectory = options.runDir ?? dirname(options.apisock)
+  mkdirSync(runDirectory, { recursive: true, mode: 0o700 })
+  const daemon = new Daemon({
+    id: options.id ?? null,
+    supervisor: options.supervisor ?? null,
+    cacheDirectory: existingDirectory(options.fscache),
+    ...(options.fscacheTag === undefined ? {} : { fscacheTag: options.fscacheTag }),
+    runDirectory,
+    apiSocket: options.apisock,
+    driver: options.driver,
+    passive: options.upgrade,
+    validate: options.validate,
+    kept: readKeptDescriptors(process.env['NYDUS_KEPT_DESCRIPTORS']),
+    logger,
+  })
+  let signals = 0
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    process.on(signal, () => {
+      if (++signals > 1) process.kill(process.pid, 'SIGKILL')
+      void daemon.stop()
+    })
+  }
+  logger.info({ version, argv: process.argv.slice(2) }, 'nydusd starts')
+  await daemon.run(tellReady)
+  logger.info('nydusd ends')
+}
+
+/** Tells whoever started us, through the descriptor that it named, that the API answers. */
+function tellReady(): void {
+  const text = process.env['NYDUS_READY_FD']
+  if (text === undefined) return
+  const fd = Number(text)
+  writeSync(fd, 'READY\n')
+  closeSync(fd)
+}
+
+/** Unanswered events each hold a descriptor. Where the limit cannot be raised we go on with what there is. */
+function raiseOpenFiles(wanted: number, warn: (context: object, message: string) => void): void {
+  if (wanted === 0) return
+  const limits = getOpenFileLimits()
+  if (limits.soft >= wanted) return
+  try {
+    setOpenFileLimits({ soft: wanted, hard: Math.max(wanted, limits.hard) })
+  } catch {
+    setOpenFileLimits({ soft: limits.hard, hard: limits.hard })
+    warn({ wanted, limit: limits.hard }, 'the limit of open files cannot be raised as far as asked')
+  }
+}
+
+function existingDirectory(path: string): string {
+  try {
+    return realpathSync(path)
+  } catch (err) {
+    if (hasErrno(err, 'ENOENT')) {
+      throw fault('FILE_MISSING', `the cache directory ${path} does not exist: create it`, { cause: err })
+    }
+    throw err
+  }
+}
+
+function laterService(name: string): Error {
+  return fault(
+    'UNIMPLEMENTED',
+    `nydusd ${name} comes with a later release: nydusd singleton serves the kernel paths`,
+  )
+}
+
+function integer(text: string): number {
+  if (!/^\d+$/.test(text)) throw new InvalidArgumentError('a whole number is wanted.')
+  return Number(text)
+}
+
+/** Upstream's five lines; tools read the second word of the first. */
+function versionText(): string {
+  return [
+    `Version: \t${version}`,
+    'Git Commit: \tunknown',
+    'Build Time: \tunknown',
+    'Profile: \trelease',
+    `Rustc: \tnode ${process.version}`,
+  ].join('\n')
+}
+
+run('nydusd', async argv => {
+  await program().parseAsync([...argv], { from: 'user' })
+})

@@ -199,9 +199,11 @@ export class CacheBlob implements CachedBlob, FetchTarget {
 
   async #bring(offset: number, end: number, { kind, signal }: EnsureOptions): Promise<void> {
     if (!this.#layouts.allLoaded) await abortable(this.#loadLayouts(), signal)
+    if (this.#closed) throw cancelled('the blob was closed')
     const chunks = this.layout.chunksIn(offset, end - offset)
     if (kind === 'demand') this.#checkVerifiable(chunks.first, chunks.end)
-    const extents = this.#missing(chunks.first, chunks.end)
+    const missing = this.#missing(chunks.first, chunks.end)
+    const extents = this.#extentsOf(missing)
     for (const { firstChunk } of extents) {
       const recent = this.#failures.get(firstChunk)
       if (recent) throw recent
@@ -210,8 +212,11 @@ export class CacheBlob implements CachedBlob, FetchTarget {
     if (kind === 'demand') this.#runAhead(offset, end)
     const waiting = tasks.map(task => this.#planner.wait(task, abortable(task.done, signal)))
     const failed = (await Promise.allSettled(waiting)).find(result => result.status === 'rejected')
-    // A batch fails as a whole for one wrong chunk, which need not be one of ours.
-    if (this.#missing(chunks.first, chunks.end).length > 0 && failed) throw asFault(failed.reason)
+    // A batch fails as a whole for one wrong chunk, which need not be one of ours; and what is no longer verifiable,
+    // because its image was closed meanwhile, is not written though its batch may be.
+    const lost = missing.find(chunk => !this.#needMaps().has(chunk))
+    if (lost === undefined) return
+    throw failed ? asFault(failed.reason) : cancelled(`the image that chunk ${lost} belongs to was closed`)
   }
 
   #checkVerifiable(first: number, end: number): void {
@@ -224,16 +229,23 @@ export class CacheBlob implements CachedBlob, FetchTarget {
     }
   }
 
-  /** Extents of those of the chunks [first, end) that are yet to be written. Withheld ones are handed out. */
-  #missing(first: number, end: number): Extent[] {
+  /** Those of the chunks [first, end) that are yet to be written. Withheld ones are handed out. */
+  #missing(first: number, end: number): number[] {
     const maps = this.#needMaps()
-    const extents: Extent[] = []
+    const missing: number[] = []
     for (let chunk = first; chunk < end; chunk++) {
       if (maps.has(chunk)) this.#handOut(chunk)
-      else if (this.#verifiable(chunk)) {
-        const extent = this.layout.extentOf(chunk)
-        if (extents.at(-1)?.firstChunk !== extent.firstChunk) extents.push(extent)
-      }
+      else if (this.#verifiable(chunk)) missing.push(chunk)
+    }
+    return missing
+  }
+
+  /** The extents that yield these chunks, which ascend. */
+  #extentsOf(chunks: readonly number[]): Extent[] {
+    const extents: Extent[] = []
+    for (const chunk of chunks) {
+      const extent = this.layout.extentOf(chunk)
+      if (extents.at(-1)?.firstChunk !== extent.firstChunk) extents.push(extent)
     }
     return extents
   }
@@ -249,10 +261,12 @@ export class CacheBlob implements CachedBlob, FetchTarget {
   }
 
   #requestAhead(plan: ReadaheadPlan): void {
-    const extents = this.#missing(plan.first, plan.end).filter(e => !this.#failures.get(e.firstChunk))
-    const first = extents[0]
-    if (first) this.#markers.add(Math.max(first.firstChunk, plan.first))
-    for (const extent of extents) this.#planner.request(this, extent, 'readahead')
+    const missing = this.#missing(plan.first, plan.end)
+    for (const extent of this.#extentsOf(missing)) {
+      if (!this.#failures.get(extent.firstChunk)) this.#planner.request(this, extent, 'readahead')
+    }
+    const first = missing[0]
+    if (first !== undefined) this.#markers.add(first)
   }
 
   async #loadLayouts(): Promise<void> {

@@ -1,9 +1,10 @@
-import { mkdirSync } from 'node:fs'
+import { closeSync, constants, mkdirSync, openSync, readdirSync, rmSync } from 'node:fs'
 import path from 'node:path'
 import type { BlobReader } from '../backend/reader.js'
 import { isBlobId } from '../common/digest.js'
 import { asFault, fault } from '../common/fault.js'
 import { type Logger, silentLogger } from '../common/log.js'
+import { tryLock } from '../native/file.js'
 import { CacheBlob } from './cache-blob.js'
 import { CacheFile } from './cache-file.js'
 import type { CachedBlob } from './cached-blob.js'
@@ -51,7 +52,10 @@ export interface OpenBlobOptions {
   reader: BlobReader
   /** False: digests are not checked. Default true. One image that wants them checked decides. */
   validate?: boolean
-  /** The fill descriptor of a predecessor whose marks are still on the file; taken over, also on failure. */
+  /**
+   * The fill descriptor of a predecessor whose marks are still on the file: a new one would raise events. Taken over by
+   * the blob, unless opening fails or the blob is open already.
+   */
   fillFd?: number
 }
 
@@ -74,8 +78,12 @@ export class ChunkCache {
   /** Closed by their last user and still flushing. */
   readonly #closing = new Map<string, Promise<void>>()
 
-  private constructor(options: ChunkCacheOptions) {
+  readonly #lockFd: number
+  #closed = false
+
+  private constructor(options: ChunkCacheOptions, lockFd: number) {
     this.#options = options
+    this.#lockFd = lockFd
     this.directory = options.directory
     this.#logger = options.logger ?? silentLogger
     this.#bootId = options.bootId ?? readBootId()
@@ -86,13 +94,30 @@ export class ChunkCache {
     })
   }
 
-  /** @throws CACHE_IO */
+  /**
+   * Opens the cache of a directory, which one process at a time may use: two would lose each other's bits.
+   * @throws STORE_LOCKED, CACHE_IO
+   */
   static open(options: ChunkCacheOptions): ChunkCache {
+    const { directory } = options
+    let lockFd: number | undefined
     try {
-      mkdirSync(options.directory, { recursive: true, mode: 0o700 })
-      return new ChunkCache(options)
+      mkdirSync(directory, { recursive: true, mode: 0o700 })
+      lockFd = openSync(directory, constants.O_RDONLY | constants.O_DIRECTORY)
+      if (!tryLock(lockFd)) {
+        throw fault(
+          'STORE_LOCKED',
+          `${directory} is used by another daemon: stop it, or use another directory`,
+        )
+      }
+      // What a killed predecessor had not renamed yet.
+      for (const name of readdirSync(directory)) {
+        if (name.endsWith('.new')) rmSync(path.join(directory, name), { force: true })
+      }
+      return new ChunkCache(options, lockFd)
     } catch (err) {
-      throw asFault(err, 'CACHE_IO', `cannot use ${options.directory} as cache directory`)
+      if (lockFd !== undefined) closeSync(lockFd)
+      throw asFault(err, 'CACHE_IO', `cannot use ${directory} as cache directory`)
     }
   }
 
@@ -119,6 +144,7 @@ export class ChunkCache {
    */
   async openBlob(options: OpenBlobOptions): Promise<CachedBlob> {
     const { blobId, sizeBytes } = options
+    if (this.#closed) throw fault('CANCELLED', 'the chunk cache was closed')
     if (!isBlobId(blobId)) throw fault('CACHE_RANGE', `${JSON.stringify(blobId)} is not a blob id`)
     if (!Number.isSafeInteger(sizeBytes) || sizeBytes < 0 || sizeBytes % READY_BLOCK !== 0) {
       throw fault('CACHE_RANGE', `${sizeBytes} bytes are not whole blocks: convert the image again`)
@@ -149,15 +175,18 @@ export class ChunkCache {
   async closeBlob(blob: CachedBlob, reader: BlobReader): Promise<void> {
     const open = this.#blobs.get(blob.blobId)
     if (!open || (await open.opening) !== blob) return
-    ;(await open.opening).removeOrigin({ reader })
+    if (open.users > 1) (await open.opening).removeOrigin({ reader })
     await this.#release(blob.blobId, open)
   }
 
-  /** Closes all blobs, flushed. */
+  /** Closes all blobs, flushed, and gives the directory free. Idempotent. */
   async close(): Promise<void> {
+    if (this.#closed) return
+    this.#closed = true
     const blobs = await this.blobs()
     this.#blobs.clear()
     await Promise.all([...blobs.map(blob => blob.close()), ...this.#closing.values()])
+    closeSync(this.#lockFd)
   }
 
   async #release(blobId: string, open: OpenBlob): Promise<void> {

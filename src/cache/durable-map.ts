@@ -1,6 +1,14 @@
-import { closeSync, constants, fstatSync, ftruncateSync, openSync, readSync, writeSync } from 'node:fs'
+import {
+  closeSync,
+  constants,
+  fdatasync,
+  fstatSync,
+  ftruncateSync,
+  openSync,
+  readSync,
+  writeSync,
+} from 'node:fs'
 import { promisify } from 'node:util'
-import { fdatasync } from 'node:fs'
 import type { Logger } from '../common/log.js'
 import { ChunkBits } from './chunk-bits.js'
 

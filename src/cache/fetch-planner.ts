@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events'
 import type { RequestKind } from '../backend/reader.js'
 import { asFault, fault, type Fault, isFault } from '../common/fault.js'
 import type { BlobLayout, Extent } from './layout.js'
@@ -136,9 +137,12 @@ export class FetchPlanner {
   #queueOf(target: FetchTarget): BlobQueue {
     let queue = this.#queues.get(target)
     if (!queue) {
+      const abort = new AbortController()
+      // Each request in flight listens, and they are bounded here.
+      setMaxListeners(0, abort.signal)
       queue = {
         target,
-        abort: new AbortController(),
+        abort,
         tasks: new Map(),
         queued: { demand: new Set(), readahead: new Set(), prefetch: new Set() },
         requests: new Set(),

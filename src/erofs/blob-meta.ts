@@ -35,11 +35,21 @@ export function storedMetaRange(blob: BlobEntry): { offset: number; length: numb
  * @throws RAFS_UNSUPPORTED for blobs that this release cannot serve, BLOB_META_INVALID
  */
 export function parseStoredMeta(blob: BlobEntry, stored: Uint8Array): BlobMeta {
+  return parseMetaFile(blob, unpackStoredMeta(blob, stored))
+}
+
+/**
+ * The `.blob.meta` file of what `storedMetaRange` says to read: decrypted and decompressed. Its chunks are yet to be
+ * checked by `parseMetaFile`.
+ * @throws RAFS_UNSUPPORTED, BLOB_META_INVALID
+ */
+export function unpackStoredMeta(blob: BlobEntry, stored: Uint8Array): Uint8Array {
   requireServable(blob)
   requireSize(blob, stored, blob.ciCompressedSize + F.CI_HEADER_SIZE)
   const infoBytes = stored.subarray(0, blob.ciCompressedSize)
   const headerBytes = stored.subarray(blob.ciCompressedSize)
-  const header = parseHeader(blob, blob.cipher?.decrypt(headerBytes) ?? headerBytes, blob.ciCompressedSize)
+  const header = blob.cipher?.decrypt(headerBytes) ?? headerBytes
+  parseHeader(blob, header, blob.ciCompressedSize)
   let info: Uint8Array
   try {
     const packed = blob.cipher && infoBytes.length > 0 ? blob.cipher.decrypt(infoBytes) : infoBytes
@@ -53,7 +63,11 @@ export function parseStoredMeta(blob: BlobEntry, stored: Uint8Array): BlobMeta {
       err,
     )
   }
-  return parseInfo(blob, header, info)
+  const infoArea = F.alignUp(blob.ciUncompressedSize, F.BLOCK_SIZE)
+  const file = new Uint8Array(infoArea + F.CI_HEADER_SIZE)
+  file.set(info)
+  file.set(header, infoArea)
+  return file
 }
 
 /**

@@ -19,7 +19,7 @@ import { type DenyErrno, FAN, encodeAllow, encodeDeny } from '../native/fanotify
 import { FAN_INIT, addMark, openFanotifyGroup, removeMark } from '../native/fanotify.js'
 import { EventLoop } from './event-loop.js'
 import { Journal } from './journal.js'
-import { COUNTERS, type Miss } from './messages.js'
+import { COUNTERS, type Miss, type WatchedFile } from './messages.js'
 import { reserveAndDeny } from './settle.js'
 
 export interface FanotifyOptions {
@@ -65,7 +65,7 @@ export class FanotifyDriver implements Driver {
     this.#journal = new Journal(join(options.runDirectory, 'fanotify.journal'))
   }
 
-  async start(): Promise<void> {
+  start(): Promise<void> {
     const limit = getOpenFileLimits().soft
     const left = this.#takenOver ? this.#journal.entries() : []
     const reservation = this.#takenOver ? reserveAndDeny(left, limit, this.#respond) : undefined
@@ -74,12 +74,12 @@ export class FanotifyDriver implements Driver {
       journalPath: join(this.#options.runDirectory, 'fanotify.journal'),
       doorbellPath: join(this.#options.cacheDirectory, '.doorbell'),
       pendingLimit: Math.max(64, Math.min(limit - DESCRIPTOR_RESERVE, 8192)),
+      watched: [...this.#watches.values()].map(({ blob }) => watchedFile(blob)),
+      proberPid: this.#proberPid,
       logger: this.#logger,
       onMiss: miss => void this.#serve(miss).finally(() => this.#close(miss.eventFd)),
     })
-    for (const watch of this.#watches.values()) await this.#loop.tell(watchMessage(watch.blob))
-    if (this.#proberPid !== 0) await this.#loop.tell({ type: 'prober', pid: this.#proberPid })
-    if (!reservation) return
+    if (!reservation) return Promise.resolve()
     this.#logger.info(
       { journalled: left.length, denied: reservation.denied },
       'settling events of the predecessor',
@@ -88,6 +88,7 @@ export class FanotifyDriver implements Driver {
       Atomics.add(this.#loop.counters, COUNTERS.pending, 1)
       void this.#serve(entry).finally(() => reservation.release(entry.eventFd))
     }
+    return Promise.resolve()
   }
 
   async attach(instance: Instance): Promise<MountPlan> {
@@ -160,7 +161,7 @@ export class FanotifyDriver implements Driver {
     if (!watch) {
       watch = { blob, users: 0, mounting: 0, marked: false }
       this.#watches.set(blob.ino, watch)
-      await this.#loop?.tell(watchMessage(blob))
+      await this.#loop?.tell({ type: 'watch', file: watchedFile(blob) })
     }
     watch.users++
     watch.mounting++
@@ -245,20 +246,8 @@ export class FanotifyDriver implements Driver {
   }
 }
 
-function watchMessage(blob: CachedBlob): {
-  type: 'watch'
-  dev: number
-  ino: number
-  readyBlocks: CachedBlob['readyBlocks']
-  sizeBytes: number
-} {
-  return {
-    type: 'watch',
-    dev: blob.dev,
-    ino: blob.ino,
-    readyBlocks: blob.readyBlocks,
-    sizeBytes: blob.sizeBytes,
-  }
+function watchedFile({ dev, ino, readyBlocks, sizeBytes }: CachedBlob): WatchedFile {
+  return { dev, ino, readyBlocks, sizeBytes }
 }
 
 function openGroup(): number {

@@ -10,6 +10,7 @@ import {
   type FromWorker,
   type Miss,
   type ToWorker,
+  type WatchedFile,
   type WorkerInput,
 } from './messages.js'
 
@@ -19,6 +20,8 @@ export interface EventLoopOptions {
   /** A private file in the cache directory: opening it wakes the worker. */
   doorbellPath: string
   pendingLimit: number
+  watched: readonly WatchedFile[]
+  proberPid: number
   logger: Logger
   onMiss: (miss: Miss) => void
 }
@@ -43,6 +46,8 @@ export class EventLoop {
       doorbell,
       counters: this.counters,
       pendingLimit: options.pendingLimit,
+      watched: options.watched,
+      proberPid: options.proberPid,
     }
     this.#worker = new Worker(new URL('./worker.js', import.meta.url), {
       workerData: input,

@@ -7,6 +7,9 @@ export interface WorkerInput {
   readonly doorbell: FileIdentity
   /** Int32Array over shared memory, see COUNTERS. */
   readonly counters: Int32Array<SharedArrayBuffer>
+  /** What is watched from the first event on: an event of a file that is not known would be denied. */
+  readonly watched: readonly WatchedFile[]
+  readonly proberPid: number
   /** How many misses may be unanswered before the worker stops reading: each holds a descriptor. */
   readonly pendingLimit: number
 }
@@ -16,12 +19,18 @@ export interface FileIdentity {
   readonly ino: number
 }
 
+/** A blob's cache file, as the worker needs it. */
+export interface WatchedFile extends FileIdentity {
+  readonly readyBlocks: ReadyBlocks
+  readonly sizeBytes: number
+}
+
 /** Indexes into the shared counters. */
 export const COUNTERS = { pending: 0, answered: 1, denied: 2, length: 3 } as const
 
 /** Main thread to worker; delivered when the doorbell rings, since a worker blocked in read hears nothing. */
 export type ToWorker =
-  | ({ readonly type: 'watch'; readonly readyBlocks: ReadyBlocks; readonly sizeBytes: number } & FileIdentity)
+  | { readonly type: 'watch'; readonly file: WatchedFile }
   | ({ readonly type: 'forget' } & FileIdentity)
   | { readonly type: 'prober'; readonly pid: number }
   | { readonly type: 'sync'; readonly sequence: number }

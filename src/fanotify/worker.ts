@@ -18,19 +18,20 @@ import {
 } from '../native/fanotify-events.js'
 import { rangeReady } from '../cache/ready-blocks.js'
 import { Journal } from './journal.js'
-import { COUNTERS, type FromWorker, type Miss, type ToWorker, type WorkerInput } from './messages.js'
-
-interface Watched {
-  readonly dev: number
-  readonly readyBlocks: Int32Array<SharedArrayBuffer>
-  readonly sizeBytes: number
-}
+import {
+  COUNTERS,
+  type FromWorker,
+  type Miss,
+  type ToWorker,
+  type WatchedFile,
+  type WorkerInput,
+} from './messages.js'
 
 const input = workerData as WorkerInput
 const journal = new Journal(input.journalPath)
-const watched = new Map<number, Watched>()
+const watched = new Map<number, WatchedFile>(input.watched.map(file => [file.ino, file]))
 const response = Buffer.alloc(RESPONSE_SIZE)
-let proberPid = 0
+let proberPid = input.proberPid
 let running = true
 let misses: Miss[] = []
 
@@ -125,7 +126,7 @@ function hearMessages(): void {
     const { message } = received
     switch (message.type) {
       case 'watch':
-        watched.set(message.ino, message)
+        watched.set(message.file.ino, message.file)
         break
       case 'forget':
         watched.delete(message.ino)

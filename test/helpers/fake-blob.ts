@@ -157,15 +157,15 @@ export class FakeReader implements BlobReader {
   /** Called before each answer; may wait, throw, or give other bytes. */
   answer: ((read: FakeRead, bytes: Uint8Array) => Uint8Array | Promise<Uint8Array>) | undefined
   #onRead: (() => void)[] = []
-  readonly #stored: Uint8Array
+  readonly stored: Uint8Array
 
   constructor(blob: { blobId: string; stored: Uint8Array }) {
     this.blobId = blob.blobId
-    this.#stored = blob.stored
+    this.stored = blob.stored
   }
 
   async size(): Promise<number> {
-    return this.#stored.length
+    return this.stored.length
   }
 
   async read(offset: number, length: number, { kind, signal }: ReadOptions): Promise<Uint8Array> {
@@ -173,11 +173,14 @@ export class FakeReader implements BlobReader {
     this.reads.push(read)
     this.mostActive = Math.max(this.mostActive, ++this.active)
     for (const wake of this.#onRead.splice(0)) wake()
+    const gaveUp = createGate()
+    signal?.addEventListener('abort', gaveUp.open, { once: true })
     try {
-      const bytes = this.#stored.subarray(offset, offset + length)
-      const answer = await Promise.race([this.answer?.(read, bytes) ?? bytes, whenAborted(signal)])
-      return answer
+      const bytes = this.stored.subarray(offset, offset + length)
+      const cancelled = gaveUp.opened.then(() => Promise.reject(fault('CANCELLED', 'aborted')))
+      return await Promise.race([this.answer?.(read, bytes) ?? bytes, cancelled])
     } finally {
+      signal?.removeEventListener('abort', gaveUp.open)
       this.active--
     }
   }
@@ -186,12 +189,6 @@ export class FakeReader implements BlobReader {
   async arrived(count: number): Promise<void> {
     while (this.reads.length < count) await new Promise<void>(resolve => this.#onRead.push(resolve))
   }
-}
-
-function whenAborted(signal: AbortSignal | undefined): Promise<never> {
-  return new Promise((_, reject) => {
-    signal?.addEventListener('abort', () => reject(fault('CANCELLED', 'aborted')), { once: true })
-  })
 }
 
 /** A door that many can wait at. */

@@ -12,14 +12,15 @@ import { FanotifyDriver } from '../../../src/fanotify/driver.js'
 import { Journal } from '../../../src/fanotify/journal.js'
 import { dropFileCache, probeRead } from '../../../src/native/file.js'
 import { mountErofs, unmount } from '../../../src/native/mount.js'
-import { FileBlob, haveMkfsErofs, makeErofsImage } from '../../helpers/erofs-blob.js'
+import { BufferBlob } from '../../helpers/buffer-blob.js'
+import { erofsMissing, makeErofsImage } from '../../helpers/erofs-image.js'
+import { scratch } from '../../helpers/scratch.js'
 
 const run = promisify(execFile)
 const TIMEOUT = { timeoutMs: 20_000 }
 
 function whyNot(): string | false {
-  if (process.geteuid?.() !== 0) return 'needs root'
-  if (!haveMkfsErofs()) return 'needs mkfs.erofs (erofs-utils)'
+  if (erofsMissing !== false) return erofsMissing
   const directory = mkdtempSync(join(tmpdir(), 'fanotify-'))
   try {
     const driver = new FanotifyDriver({
@@ -38,18 +39,25 @@ function whyNot(): string | false {
 
 /** A mounted image with one lazy blob. */
 async function lazyMount(t: Test, size: number) {
-  const directory = mkdtempSync(join(tmpdir(), 'fanotify-'))
+  const directory = scratch(t)
   const content = randomBytes(size)
-  const { meta, device } = makeErofsImage(directory, { data: content })
-  const blob = new FileBlob('b', join(directory, 'b.blob.data'), device)
+  const image = makeErofsImage(directory, { data: content })
+  const blob = new BufferBlob('b', join(directory, 'b.blob.data'), image.content)
   const driver = new FanotifyDriver({
     cacheDirectory: directory,
     runDirectory: directory,
     logger: silentLogger,
   })
   await driver.start()
-  const bootstrap = new FileSource(meta)
-  const instance = { key: 'd/i', domainId: 'd', id: 'i', bootstrapPath: meta, bootstrap, blobs: [blob] }
+  const bootstrap = new FileSource(image.bootstrap)
+  const instance = {
+    key: 'd/i',
+    domainId: 'd',
+    id: 'i',
+    bootstrapPath: image.bootstrap,
+    bootstrap,
+    blobs: [blob],
+  }
   const target = join(directory, 'mnt')
   mkdirSync(target)
   const plan = await driver.attach(instance)
@@ -62,7 +70,6 @@ async function lazyMount(t: Test, size: number) {
     for (const { fd } of driver.descriptors()) closeSync(fd)
     blob.close()
     bootstrap.close()
-    rmSync(directory, { recursive: true })
   })
   return { directory, driver, blob, target, content, file: join(target, 'data') }
 }
@@ -86,7 +93,6 @@ t.test('a lazy file reads right, and its blob is unmarked once complete', { skip
   t.equal(marks(group), 2, 'the blob and the doorbell are marked')
   t.equal(await sha256sum(m.file), sha256(m.content))
   t.ok(m.blob.ensured.length > 0, 'the kernel asked')
-  // mkfs.erofs leaves a block of the device that no file uses.
   await m.blob.ensure(0, m.blob.sizeBytes)
   t.equal(marks(group), 1, 'only the doorbell is left')
   const asked = m.driver.stats().eventsAnswered

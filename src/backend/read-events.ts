@@ -1,0 +1,44 @@
+/**
+ * What backends tell about their reads: one message a logical read on the diagnostics channel `nydus:backend:read`.
+ * Metrics and tracing subscribe; with no subscriber a message costs next to nothing.
+ */
+import { channel } from 'node:diagnostics_channel'
+import { asFault, type FaultCode } from '../common/fault.js'
+import type { RequestKind } from './reader.js'
+
+export interface BackendRead {
+  /** `registry`, `localfs`, … */
+  readonly backend: string
+  readonly blobId: string
+  readonly kind: RequestKind
+  readonly offset: number
+  /** Bytes asked for. */
+  readonly length: number
+  readonly durationMs: number
+  /** Undefined when the read succeeded. */
+  readonly error?: FaultCode
+}
+
+export const backendReads = channel('nydus:backend:read')
+
+/** Runs a read and publishes how it went. */
+export async function observeRead<T>(
+  read: Omit<BackendRead, 'durationMs' | 'error'>,
+  run: () => Promise<T>,
+): Promise<T> {
+  if (!backendReads.hasSubscribers) return run()
+  const began = performance.now()
+  const publish = (error?: FaultCode): void => {
+    const durationMs = performance.now() - began
+    const message: BackendRead = { ...read, durationMs, ...(error === undefined ? {} : { error }) }
+    backendReads.publish(message)
+  }
+  try {
+    const result = await run()
+    publish()
+    return result
+  } catch (err) {
+    publish(asFault(err).code)
+    throw err
+  }
+}

@@ -1,0 +1,239 @@
+import { copyFileSync, existsSync, renameSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { createBackend } from '../backend/create.js'
+import type { Backend, BlobReader } from '../backend/reader.js'
+import { BlobMetaSource } from '../cache/blob-meta-source.js'
+import type { CachedBlob } from '../cache/cached-blob.js'
+import type { ChunkCache } from '../cache/chunk-cache.js'
+import type { Driver, Instance, MountPlan } from '../cache/driver.js'
+import type { BlobCacheEntry, InstanceInfo } from '../client/api.js'
+import { FileSource } from '../common/byte-source.js'
+import { asFault, fault, hasErrno } from '../common/fault.js'
+import type { Logger } from '../common/log.js'
+import type { BlobEntry } from '../erofs/blob-table.js'
+import { Bootstrap } from '../erofs/bootstrap.js'
+import { findCanary } from './canary.js'
+
+export interface InstancesOptions {
+  cache: ChunkCache
+  driver: Driver
+  /** Descriptors of a predecessor, by name; those that are used are taken out. */
+  kept: Map<string, number>
+  validate: boolean
+  logger: Logger
+}
+
+interface OpenBlob {
+  readonly blob: CachedBlob
+  readonly reader: BlobReader
+}
+
+interface Bound {
+  readonly instance: Instance
+  readonly bootstrap: Bootstrap
+  readonly source: FileSource
+  readonly backend: Backend
+  readonly open: readonly OpenBlob[]
+  readonly plan: MountPlan
+  readonly proberPid: number
+}
+
+/** The images of the daemon: each a bootstrap, a backend, and blobs of the cache, known to the driver. */
+export class Instances {
+  readonly #options: InstancesOptions
+  readonly #bound = new Map<string, Bound>()
+  /** Bindings and unbindings of one key run one after the other. */
+  readonly #busy = new Map<string, Promise<unknown>>()
+
+  constructor(options: InstancesOptions) {
+    this.#options = options
+  }
+
+  get size(): number {
+    return this.#bound.size
+  }
+
+  /**
+   * Makes an image known; afterwards it can be mounted. Asks no network.
+   * @throws INSTANCE_EXISTS, FILE_MISSING, RAFS_*, CONFIG_INVALID, CACHE_*
+   */
+  async bind(entry: BlobCacheEntry): Promise<void> {
+    const key = keyOf(entry.domain_id, entry.id)
+    await this.#exclusively(key, async () => {
+      if (this.#bound.has(key)) throw fault('INSTANCE_EXISTS', `${key} is bound already`)
+      this.#bound.set(key, await this.#open(key, entry))
+    })
+  }
+
+  /** @throws INSTANCE_UNKNOWN */
+  async unbind(domainId: string, id: string): Promise<void> {
+    const key = keyOf(domainId, id)
+    await this.#exclusively(key, async () => {
+      const bound = this.#find(key)
+      this.#bound.delete(key)
+      await this.#options.driver.detach(key)
+      await this.#close(bound)
+    })
+  }
+
+  async unbindDomain(domainId: string): Promise<void> {
+    for (const { instance } of this.#inDomain(domainId)) await this.unbind(domainId, instance.id)
+  }
+
+  /** @throws INSTANCE_UNKNOWN when an id is given and not bound */
+  list(domainId: string, id: string | undefined): InstanceInfo[] {
+    if (id !== undefined) return [this.#describe(this.#find(keyOf(domainId, id)))]
+    return this.#inDomain(domainId).map(bound => this.#describe(bound))
+  }
+
+  /** Mount and canary are done. @throws INSTANCE_UNKNOWN */
+  mounted(domainId: string, id: string): void {
+    const { instance } = this.#find(keyOf(domainId, id))
+    this.#options.driver.setProber(0)
+    this.#options.driver.mounted(instance.key)
+  }
+
+  /** Every blob that an instance uses, once. */
+  blobs(id?: string): CachedBlob[] {
+    const chosen = [...this.#bound.values()].filter(({ instance }) => id === undefined || instance.id === id)
+    return [...new Set(chosen.flatMap(({ open }) => open.map(({ blob }) => blob)))]
+  }
+
+  async close(): Promise<void> {
+    for (const bound of this.#bound.values()) await bound.backend.close()
+  }
+
+  async #open(key: string, entry: BlobCacheEntry): Promise<Bound> {
+    const { driver, logger } = this.#options
+    const { config } = entry
+    const backend = createBackend(config.backend_type, config.backend_config, { logger })
+    const open: OpenBlob[] = []
+    let source: FileSource | undefined
+    try {
+      source = openBootstrap(config.metadata_path)
+      const bootstrap = Bootstrap.open(source)
+      for (const blob of bootstrap.blobs) {
+        open.push(await this.#openBlob(bootstrap, blob, backend, config.metadata_path))
+      }
+      const instance: Instance = {
+        key,
+        domainId: entry.domain_id,
+        id: entry.id,
+        bootstrapPath: config.metadata_path,
+        bootstrap: source,
+        blobs: open.map(({ blob }) => blob),
+      }
+      const proberPid = entry.prober_pid ?? 0
+      driver.setProber(proberPid)
+      const plan = await driver.attach(instance)
+      logger.info({ instance: key, metadataPath: config.metadata_path, blobs: open.length }, 'image bound')
+      return { instance, bootstrap, source, backend, open, plan, proberPid }
+    } catch (err) {
+      for (const { blob, reader } of open) await this.#options.cache.closeBlob(blob, reader)
+      source?.close()
+      await backend.close()
+      throw err
+    }
+  }
+
+  async #openBlob(bootstrap: Bootstrap, entry: BlobEntry, backend: Backend, path: string): Promise<OpenBlob> {
+    const { cache, kept, logger, validate } = this.#options
+    const reader = backend.open(entry.blobId)
+    adoptShippedMeta(path, cache.directory, entry.blobId)
+    const checks = bootstrap.chunkDigests(entry.index)
+    const name = `fill:${entry.blobId}`
+    const fillFd = kept.get(name)
+    kept.delete(name)
+    const blob = await cache.openBlob({
+      blobId: entry.blobId,
+      sizeBytes: entry.uncompressedSize,
+      chunkCount: entry.chunkCount,
+      layoutSource: new BlobMetaSource({
+        directory: cache.directory,
+        blobId: entry.blobId,
+        blob: entry,
+        checks,
+        reader,
+        validate,
+        logger,
+      }),
+      reader,
+      validate,
+      ...(fillFd === undefined ? {} : { fillFd }),
+    })
+    return { blob, reader }
+  }
+
+  async #close(bound: Bound): Promise<void> {
+    for (const { blob, reader } of bound.open) await this.#options.cache.closeBlob(blob, reader)
+    bound.source.close()
+    await bound.backend.close()
+  }
+
+  #describe(bound: Bound): InstanceInfo {
+    const { instance, open, plan } = bound
+    return {
+      id: instance.id,
+      domain_id: instance.domainId,
+      metadata_path: instance.bootstrapPath,
+      driver: this.#options.driver.name,
+      mount: plan.kind === 'file' ? { ...plan, devices: [...plan.devices] } : plan,
+      blobs: open.map(({ blob }) => ({
+        blob_id: blob.blobId,
+        size_bytes: blob.sizeBytes,
+        complete: blob.complete,
+      })),
+      canary: findCanary(
+        bound.bootstrap,
+        open.map(({ blob }) => blob),
+      ),
+    }
+  }
+
+  #find(key: string): Bound {
+    const bound = this.#bound.get(key)
+    if (!bound) throw fault('INSTANCE_UNKNOWN', `no image is bound as ${key}`)
+    return bound
+  }
+
+  #inDomain(domainId: string): Bound[] {
+    return [...this.#bound.values()].filter(({ instance }) => instance.domainId === domainId)
+  }
+
+  async #exclusively(key: string, task: () => Promise<void>): Promise<void> {
+    const before = this.#busy.get(key) ?? Promise.resolve()
+    const run = before.then(task, task)
+    this.#busy.set(key, run)
+    try {
+      await run
+    } finally {
+      if (this.#busy.get(key) === run) this.#busy.delete(key)
+    }
+  }
+}
+
+function keyOf(domainId: string, id: string): string {
+  return `${domainId}/${id}`
+}
+
+/**
+ * Converters ship the blobs' metadata beside the bootstrap: with it the first read asks the backend for data only.
+ * Whether it is sound is seen when it is parsed.
+ */
+function adoptShippedMeta(bootstrapPath: string, cacheDirectory: string, blobId: string): void {
+  const shipped = join(dirname(bootstrapPath), `${blobId}.blob.meta`)
+  const target = join(cacheDirectory, `${blobId}.blob.meta`)
+  if (existsSync(target) || !existsSync(shipped)) return
+  copyFileSync(shipped, `${target}.shipped`)
+  renameSync(`${target}.shipped`, target)
+}
+
+function openBootstrap(path: string): FileSource {
+  try {
+    return new FileSource(path)
+  } catch (err) {
+    if (hasErrno(err, 'ENOENT'))
+      throw fault('FILE_MISSING', `there is no bootstrap at ${path}`, { cause: err })
+    throw asFault(err, 'FILE_UNREADABLE', `the bootstrap ${path} cannot be read`)
+  }
+}
