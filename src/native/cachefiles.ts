@@ -1,4 +1,5 @@
-import { addressOf, checked, getLibrary } from './library.js'
+import { addressOf } from './foreign.js'
+import { checked, getLibrary } from './library.js'
 
 /**
  * Tells the kernel that a READ request's range is written, or, with nothing written, that it failed.

@@ -1,9 +1,9 @@
 import { existsSync } from 'node:fs'
-import { createRequire } from 'node:module'
 import { fileURLToPath } from 'node:url'
 import { isMainThread } from 'node:worker_threads'
 import { fault, isFault } from '../common/fault.js'
 import { syscallFault } from './errno.js'
+import { type Arguments, type CType, openForeignLibrary } from './foreign.js'
 
 /** Must equal `ABI` of native/ioctl.c: raised together whenever a signature below changes. */
 const ABI = 1
@@ -43,14 +43,11 @@ const SIGNATURES = {
   nydus_notify: ['int32', ['pointer', 'pointer', 'pointer', 'uint32']],
 } as const satisfies Record<string, readonly [CType, readonly CType[]]>
 
-type CType = 'int32' | 'uint32' | 'int64' | 'uint64' | 'pointer'
-type Argument<T> = T extends 'pointer' ? Buffer | null : number
-type Arguments<T extends readonly unknown[]> = { [I in keyof T]: Argument<T[I]> }
+type Signatures = typeof SIGNATURES
 export type NativeLibrary = {
-  [Name in keyof typeof SIGNATURES]: (...args: Arguments<(typeof SIGNATURES)[Name][1]>) => number
+  [Name in keyof Signatures]: (...values: Arguments<Signatures[Name][1]>) => number
 }
 
-const require = createRequire(import.meta.url)
 let loaded: NativeLibrary | undefined
 
 /**
@@ -74,14 +71,19 @@ function load(): NativeLibrary {
   const path = libraryPath()
   if (!existsSync(path)) throw fault('NATIVE_LIBRARY', `native library ${path} is missing: run npm run build`)
   try {
-    const ffi = require('ffi-napi') as { Library: (path: string, functions: object) => NativeLibrary }
+    const bind = openForeignLibrary(path)
     // First, for a library of another build may lack functions of this one.
-    const abi = ffi.Library(path, { nydus_abi: SIGNATURES.nydus_abi }).nydus_abi()
-    if (abi === ABI) return ffi.Library(path, SIGNATURES)
-    throw fault(
-      'NATIVE_LIBRARY',
-      `native library ${path} has ABI ${abi}, not ${ABI}, from another build: run npm run build`,
-    )
+    const abi = bind('nydus_abi', ...SIGNATURES.nydus_abi)()
+    if (abi !== ABI)
+      throw fault(
+        'NATIVE_LIBRARY',
+        `native library ${path} has ABI ${abi}, not ${ABI}, from another build: run npm run build`,
+      )
+    const functions = Object.entries(SIGNATURES).map(([name, [result, types]]) => [
+      name,
+      bind(name, result, types),
+    ])
+    return Object.fromEntries(functions) as NativeLibrary
   } catch (cause) {
     if (isFault(cause)) throw cause
     throw fault('NATIVE_LIBRARY', `native library ${path} does not load: run npm ci and npm run build`, {
@@ -105,11 +107,8 @@ export function checked(call: string, result: number, detail = ''): number {
  */
 export function cString(text: string): Buffer {
   if (text.includes('\0')) throw syscallFault('string', 22, `${JSON.stringify(text)} contains a NUL`)
-  return Buffer.from(`${text}\0`)
-}
-
-/** Address of the buffer's first byte. */
-export function addressOf(buffer: Buffer): bigint {
-  const ref = require('ref-napi') as { address: (buffer: Buffer) => number | bigint }
-  return BigInt(ref.address(buffer))
+  // Of its own memory, not of Node's pool: its address is asked for.
+  const bytes = Buffer.alloc(Buffer.byteLength(text) + 1)
+  bytes.write(text)
+  return bytes
 }

@@ -1,7 +1,7 @@
 import { closeSync, openSync } from 'node:fs'
 import t from 'tap'
 import { ALIGNMENT, allocateAligned, completeRead } from '../../../src/native/cachefiles.js'
-import { addressOf } from '../../../src/native/library.js'
+import { addressOf } from '../../../src/native/foreign.js'
 import { syscallFailure } from '../../helpers/scratch.js'
 
 t.test('descriptors that are no cachefiles objects', async t => {

@@ -5,7 +5,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url'
 import { Worker } from 'node:worker_threads'
 import { once } from 'node:events'
 import t from 'tap'
-import { addressOf, checked, cString, getLibrary, libraryPath } from '../../../src/native/library.js'
+import { checked, cString, getLibrary, libraryPath } from '../../../src/native/library.js'
 import { scratch, syscallFailure } from '../../helpers/scratch.js'
 
 const compiled = fileURLToPath(new URL('../../../', import.meta.url))
@@ -71,9 +71,4 @@ t.test('C strings', async t => {
 t.test('results below zero are thrown', async t => {
   t.throws(() => checked('call', -2, 'of x'), { message: /^call of x: ENOENT/, context: { call: 'call' } })
   t.equal(checked('call', 0), 0)
-})
-
-t.test('address of a buffer', async t => {
-  const buffer = Buffer.alloc(100)
-  t.equal(addressOf(buffer.subarray(10)) - addressOf(buffer), 10n)
 })
