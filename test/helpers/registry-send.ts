@@ -6,6 +6,8 @@ import type { Reply } from './registry-content.js'
 export interface SendFault {
   /** The connection is cut before any answer. */
   reset?: boolean
+  /** The request is worked on, and the connection cut in place of the answer. */
+  loseAnswer?: boolean
   /** The connection is cut after this many bytes of the request's body. */
   cutRequestAfter?: number
   /** The connection is cut after this many bytes of the answer's body. */
@@ -27,6 +29,7 @@ export async function send(
   fault: SendFault,
   sent: (bytes: number) => void,
 ): Promise<void> {
+  if (fault.loseAnswer === true) return void res.destroy()
   const headers: Record<string, string> = { ...reply.headers }
   if (fault.chunked !== true) headers['content-length'] ??= String(reply.body.length)
   res.writeHead(reply.status, headers)
