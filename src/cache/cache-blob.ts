@@ -265,8 +265,8 @@ export class CacheBlob implements CachedBlob, FetchTarget {
     for (const extent of this.#extentsOf(missing)) {
       if (!this.#failures.get(extent.firstChunk)) this.#planner.request(this, extent, 'readahead')
     }
-    const first = missing[0]
-    if (first !== undefined) this.#markers.add(first)
+    const marker = missing.find(chunk => chunk >= plan.marker)
+    if (marker !== undefined) this.#markers.add(marker)
   }
 
   async #loadLayouts(): Promise<void> {

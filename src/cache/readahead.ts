@@ -17,10 +17,11 @@ interface Stream {
   ahead: number
 }
 
-/** Chunks to fetch ahead: [first, end). The reader should be heard of again when it arrives at `first`. */
+/** Chunks to fetch ahead: [first, end). The reader must be heard of again when it arrives at `marker`, one of them. */
 export interface ReadaheadPlan {
   readonly first: number
   readonly end: number
+  readonly marker: number
 }
 
 /**
@@ -60,11 +61,16 @@ export class Readahead {
     if (stream.chunk - stream.firstChunk + 1 < MIN_RUN_CHUNKS) return undefined
     const here = this.#endOf(stream.chunk)
     const window = Math.min(Math.max((here - stream.start) / 2, MIN_WINDOW), this.#maxWindow)
+    // The next plan is made when half of this one is used up, so that it arrives in time.
     if (this.#endOf(stream.ahead - 1) - here > window / 2) return undefined
     const first = stream.ahead
     while (stream.ahead < this.#layout.chunkCount && this.#endOf(stream.ahead) - here <= window)
       stream.ahead++
-    return stream.ahead > first ? { first, end: stream.ahead } : undefined
+    const end = stream.ahead
+    if (end === first) return undefined
+    let marker = first
+    while (this.#endOf(end - 1) - this.#endOf(marker) > window / 2) marker++
+    return { first, end, marker }
   }
 
   /** The stream that this read continues, or a fresh one; now the last of the list. */
