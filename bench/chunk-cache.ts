@@ -1,6 +1,7 @@
 /**
  * What the chunk cache costs by itself: 512 MiB of uncompressed 1 MiB chunks from a reader in memory into the cache
- * file, beside a plain loop that writes the same bytes to a file. Prints MB/s and the ratio of each to that loop.
+ * file, beside a plain loop that writes the same bytes to a file. Prints MB/s, the ratio of each to that loop, and the
+ * processor time, which other programs on the machine do not change.
  */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { open } from 'node:fs/promises'
@@ -84,11 +85,15 @@ async function throughCache(validate: boolean, step: number, delayMs = 0): Promi
 let done = 0
 async function measure(name: string, run: () => Promise<void>, plain?: number): Promise<number> {
   const started = performance.now()
+  const cpu = process.cpuUsage()
   done = 0
   await run()
   const rate = SIZE / 1e6 / (((done || performance.now()) - started) / 1000)
+  const { user, system } = process.cpuUsage(cpu)
   const ratio = plain === undefined ? '' : `  ${(rate / plain).toFixed(2)} of the plain loop`
-  process.stdout.write(`${name.padEnd(52)} ${rate.toFixed(0).padStart(6)} MB/s${ratio}\n`)
+  process.stdout.write(
+    `${name.padEnd(52)} ${rate.toFixed(0).padStart(6)} MB/s  ${((user + system) / 1e6).toFixed(2)} s of processor${ratio}\n`,
+  )
   return rate
 }
 

@@ -1,8 +1,8 @@
-import { asFault, fault, type Fault, isFault } from '../common/fault.js'
+import { asFault, fault, type Fault } from '../common/fault.js'
 import type { Logger } from '../common/log.js'
 import type { RequestKind } from '../backend/reader.js'
 import type { CachedBlob, EnsureOptions, ReadyBlocks } from './cached-blob.js'
-import type { CacheFile } from './cache-file.js'
+import { type CacheFile, ioFault } from './cache-file.js'
 import { FailureWindow } from './failure-window.js'
 import type { FetchPlanner, FetchTarget } from './fetch-planner.js'
 import type { BlobLayout, DecodedChunk, Extent } from './layout.js'
@@ -299,7 +299,7 @@ export class CacheBlob implements CachedBlob, FetchTarget {
       for (const decoded of run) this.#publish(decoded)
     } catch (err) {
       this.stats.count('failedWrites', run.length)
-      const failure = isFault(err) ? err : this.#file.writeFault(err, first.offset)
+      const failure = ioFault(err, `cannot note what is written in ${this.path}`)
       this.#logger.error({ err: failure, chunk: first.chunk }, failure.message)
       throw failure
     }
@@ -330,7 +330,12 @@ export class CacheBlob implements CachedBlob, FetchTarget {
   // What is ready.
 
   #openMaps(chunkCount: number): void {
-    const maps = ReadyMaps.open(this.path, chunkCount, this.#options.bootId, this.#logger)
+    let maps: ReadyMaps
+    try {
+      maps = ReadyMaps.open(this.path, chunkCount, this.#options.bootId, this.#logger)
+    } catch (err) {
+      throw ioFault(err, `cannot open the ready map of ${this.path}`)
+    }
     this.#maps = maps
     this.#writeBack = new WriteBack(this.#file, maps, this.#options, this.#logger, () => this.#flushed())
     if (maps.complete) markRangeReady(this.readyBlocks, 0, this.sizeBytes)

@@ -1,6 +1,6 @@
 import { closeSync, constants, fstatSync, ftruncateSync, openSync, statSync, write } from 'node:fs'
 import { promisify } from 'node:util'
-import { asFault, fault, type Fault, hasErrno } from '../common/fault.js'
+import { fault, type Fault, hasErrno, isFault } from '../common/fault.js'
 
 const writeBytes = promisify(write)
 
@@ -38,7 +38,7 @@ export class CacheFile {
       const { dev, ino } = fillFd === undefined ? fstatSync(fd) : checkInherited(fillFd, options)
       return new CacheFile(path, fd, dev, ino)
     } catch (err) {
-      throw asFault(err, 'CACHE_IO', `cannot open the cache file ${path}`)
+      throw ioFault(err, `cannot open ${path}`)
     }
   }
 
@@ -50,26 +50,22 @@ export class CacheFile {
         done += bytesWritten
       }
     } catch (err) {
-      throw this.writeFault(err, offset)
+      throw ioFault(err, `cannot write ${this.path} at ${offset}`)
     }
-  }
-
-  writeFault(err: unknown, offset: number): Fault {
-    const full = hasErrno(err, 'ENOSPC') || hasErrno(err, 'EDQUOT')
-    return full
-      ? fault('CACHE_FULL', `no room for ${this.path}: free space on the disk of the cache directory`, {
-          cause: err,
-          context: { offset },
-        })
-      : fault('CACHE_IO', `cannot write ${this.path} at ${offset}: look at the kernel log for its disk`, {
-          cause: err,
-          context: { offset },
-        })
   }
 
   close(): void {
     closeSync(this.fd)
   }
+}
+
+/** What a failure on the disk of the cache directory means; a Fault stays what it is. CACHE_FULL or CACHE_IO. */
+export function ioFault(err: unknown, what: string): Fault {
+  if (isFault(err)) return err
+  const full = hasErrno(err, 'ENOSPC') || hasErrno(err, 'EDQUOT')
+  return full
+    ? fault('CACHE_FULL', `${what}: free space on the disk of the cache directory`, { cause: err })
+    : fault('CACHE_IO', `${what}: look at the kernel log for the disk of the cache directory`, { cause: err })
 }
 
 function openFresh({ path, sizeBytes, forget }: CacheFileOptions): number {

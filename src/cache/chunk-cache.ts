@@ -2,11 +2,11 @@ import { closeSync, constants, mkdirSync, openSync, readdirSync, rmSync } from '
 import path from 'node:path'
 import type { BlobReader } from '../backend/reader.js'
 import { isBlobId } from '../common/digest.js'
-import { asFault, fault } from '../common/fault.js'
+import { fault } from '../common/fault.js'
 import { type Logger, silentLogger } from '../common/log.js'
 import { tryLock } from '../native/file.js'
 import { CacheBlob } from './cache-blob.js'
-import { CacheFile } from './cache-file.js'
+import { CacheFile, ioFault } from './cache-file.js'
 import type { CachedBlob } from './cached-blob.js'
 import { FetchPlanner } from './fetch-planner.js'
 import type { LayoutSource } from './layout.js'
@@ -117,7 +117,7 @@ export class ChunkCache {
       return new ChunkCache(options, lockFd)
     } catch (err) {
       if (lockFd !== undefined) closeSync(lockFd)
-      throw asFault(err, 'CACHE_IO', `cannot use ${directory} as cache directory`)
+      throw ioFault(err, `cannot use ${directory} as cache directory`)
     }
   }
 
@@ -230,7 +230,7 @@ export class ChunkCache {
       )
     } catch (err) {
       file.close()
-      throw asFault(err, 'CACHE_IO', `cannot open the ready map of ${dataPath}`)
+      throw err
     }
   }
 }
