@@ -3,7 +3,8 @@ import { asFault, Fault, KINDS, fault } from '../common/fault.js'
 
 /**
  * Runs a command line: sets the process title, turns what it throws into one sentence on standard error and the
- * documented exit code (docs/reference/errors.md). The stack is shown with `--log-level debug` or `trace` only.
+ * documented exit code (docs/reference/errors.md). The stack is shown with `--log-level debug` or `trace`, or
+ * ctr's `--debug`, only.
  */
 export function run(name: string, main: (argv: readonly string[]) => Promise<void>): void {
   process.title = name
@@ -27,6 +28,7 @@ export function requireRoot(name: string): void {
 }
 
 function wantsStack(argv: readonly string[]): boolean {
+  if (argv.includes('--debug')) return true
   const at = argv.findIndex(arg => arg === '--log-level' || arg === '-l' || arg.startsWith('--log-level='))
   const level = at < 0 ? '' : (argv[at]?.split('=')[1] ?? argv[at + 1] ?? '')
   return level === 'debug' || level === 'trace'

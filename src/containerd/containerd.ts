@@ -1,12 +1,5 @@
+import type { Descriptor } from '../oci/manifest.js'
 import { type Rpc, hasStatus } from './rpc.js'
-
-/** Where an object of a registry or of the content store is told apart: by digest. */
-export interface Descriptor {
-  mediaType: string
-  digest: string
-  size: number
-  annotations?: Record<string, string>
-}
 
 export type Labels = Record<string, string>
 
@@ -66,12 +59,12 @@ export async function applyLayer(rpc: Rpc, layer: Descriptor, mounts: Mount[]): 
 
 /** The snapshots of one snapshotter, as containerd shows them in a namespace. */
 export class Snapshots {
+  readonly snapshotter: string
   readonly #rpc: Rpc
-  readonly #snapshotter: string
 
   constructor(rpc: Rpc, snapshotter: string) {
     this.#rpc = rpc
-    this.#snapshotter = snapshotter
+    this.snapshotter = snapshotter
   }
 
   async prepare(key: string, parent: string, labels: Labels): Promise<Mount[]> {
@@ -102,7 +95,7 @@ export class Snapshots {
     return this.#rpc.unary(
       'Snapshots',
       method,
-      { snapshotter: this.#snapshotter, ...request },
+      { snapshotter: this.snapshotter, ...request },
       SNAPSHOT_TIMEOUT_MS,
     )
   }

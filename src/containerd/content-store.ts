@@ -1,10 +1,11 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { fault } from '../common/fault.js'
-import type { Descriptor, Labels } from './containerd.js'
+import type { Descriptor } from '../oci/manifest.js'
+import type { Labels } from './containerd.js'
 import { type Duplex, type Rpc, hasStatus } from './rpc.js'
 
-/** The bytes of an object from `offset` on, asked for again with another offset after an interruption. */
-export type ObjectSource = (offset: number, signal: AbortSignal) => Promise<AsyncIterable<Uint8Array>>
+/** Opens the bytes of an object, from its first one. Called only when they are needed. */
+export type ObjectSource = () => AsyncIterable<Uint8Array> | Iterable<Uint8Array>
 
 const STAT = 0
 const WRITE = 1
@@ -46,7 +47,7 @@ export class ContentStore {
    * Makes sure that the object is in the store and carries `labels`: containerd checks size and digest before it is
    * visible. Of several writers of one object one writes and the others wait for it. What a failure leaves is aborted.
    * @returns false when the object was there already
-   * @throws CONTAINERD_ERROR, CANCELLED, and whatever `source` throws
+   * @throws CONTAINERD_ERROR, DIGEST_MISMATCH, CANCELLED, and whatever `source` throws
    */
   async ensure(
     object: Descriptor,
@@ -98,11 +99,13 @@ export class ContentStore {
       })
       mine = true
       let offset = held
-      if (offset < object.size) {
-        onBytes(offset)
-        for await (const data of parts(await source(offset, signal))) {
+      // All of it is held where another namespace has the object. Else from 0 on, which drops what a killed write left.
+      if (held !== object.size) {
+        offset = 0
+        for await (const data of parts(source())) {
           await stream.send({ action: WRITE, offset, data })
           offset += data.length
+          if (offset > object.size) throw tooLong(object)
           onBytes(data.length)
         }
       }
@@ -181,8 +184,15 @@ class Exchange {
   }
 }
 
+function tooLong(object: Descriptor): Error {
+  return fault(
+    'DIGEST_MISMATCH',
+    `${object.digest} is longer than the ${object.size} bytes that its manifest says: push the image again`,
+  )
+}
+
 /** The same bytes in pieces of {@link PART_BYTES}, the last one shorter: fewer messages than a socket's reads. */
-async function* parts(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+async function* parts(chunks: ReturnType<ObjectSource>): AsyncGenerator<Uint8Array> {
   let part = Buffer.allocUnsafe(PART_BYTES)
   let used = 0
   for await (const chunk of chunks) {

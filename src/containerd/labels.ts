@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto'
-import type { Descriptor, Labels } from './containerd.js'
+import type { Descriptor } from '../oci/manifest.js'
+import type { Labels } from './containerd.js'
 
 /** containerd refuses a label whose key and value are longer together. */
 const MAX_LABEL_BYTES = 4096

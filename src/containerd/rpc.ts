@@ -112,7 +112,11 @@ export class Rpc {
     if (code === status.UNAVAILABLE && /No connection established|Connection dropped|ECONN/.test(details)) {
       return unavailable(this.address, err)
     }
-    return fault('CONTAINERD_ERROR', `containerd: ${details || String(err)}`, { cause: err, context })
+    const remedy = remedyFor(details)
+    return fault('CONTAINERD_ERROR', `containerd: ${details || String(err)}${remedy}`, {
+      cause: err,
+      context,
+    })
   }
 
   close(): void {
@@ -136,6 +140,13 @@ export class Rpc {
   #options(timeoutMs: number): CallOptions {
     return { deadline: Date.now() + timeoutMs }
   }
+}
+
+/** The next step, where containerd's own sentence has none. */
+function remedyFor(details: string): string {
+  const missing = /snapshotter not loaded: ([^:]+)/.exec(details)?.[1]
+  if (missing === undefined) return ''
+  return `; add [proxy_plugins.${missing}] with its socket to containerd's configuration, or choose another --snapshotter`
 }
 
 /** True for a fault that carries this gRPC status of containerd's. */

@@ -31,10 +31,10 @@ if (process.geteuid?.() !== 0) {
 
   await t.test('an object is written once, with labels', async t => {
     let counted = 0
-    const source = async () => slices(bytes, 70_000)
+    const source = () => slices(bytes, 70_000)
     t.equal(await store.ensure(object, { 'example/a': '1' }, source, never, n => (counted += n)), true)
     t.equal(counted, bytes.length, 'progress adds up to the size')
-    const failing = async (): Promise<never> => {
+    const failing = (): never => {
       throw new Error('the source is asked for what is there')
     }
     t.equal(await store.ensure(object, { 'example/b': '2' }, failing, never), false)
@@ -46,7 +46,7 @@ if (process.geteuid?.() !== 0) {
   await t.test('writers of one object at once: one of them writes', async t => {
     const one = randomBytes(300_000)
     let started = 0
-    const source = async () => {
+    const source = () => {
       started++
       return slices(one, 100_000)
     }
@@ -61,33 +61,38 @@ if (process.geteuid?.() !== 0) {
     bad[7] = (bad[7] ?? 0) ^ 1
     const wrong = objectOf(good)
     await t.rejects(
-      store.ensure(wrong, {}, async () => slices(bad, 9_000), never),
+      store.ensure(wrong, {}, () => slices(bad, 9_000), never),
       {
         code: 'CONTAINERD_ERROR',
         message: /unexpected commit digest/,
       },
     )
     await t.rejects(
-      store.ensure(wrong, {}, async () => slices(good.subarray(5), 9_000), never),
+      store.ensure(wrong, {}, () => slices(good.subarray(5), 9_000), never),
       {
         code: 'CONTAINERD_ERROR',
         message: /failed size validation/,
       },
     )
+    const endless = () => slices(Buffer.concat([good, good]), 9_000)
+    await t.rejects(store.ensure(wrong, {}, endless, never), {
+      code: 'DIGEST_MISMATCH',
+      message: /longer than/,
+    })
     const broken = new Error('line cut')
-    const source = async () => breaking(good.subarray(0, 50_000), broken)
+    const source = () => breaking(good.subarray(0, 50_000), broken)
     await t.rejects(store.ensure(wrong, {}, source, never), broken)
     t.notMatch(await list(), wrong.digest)
     t.notMatch(await ingests(), 'rpull', 'no unfinished write is left')
     await t.resolves(
-      store.ensure(wrong, {}, async () => slices(good, 9_000), never),
+      store.ensure(wrong, {}, () => slices(good, 9_000), never),
       'the right bytes still go in',
     )
   })
 
   await t.test('a cancelled write stops and leaves nothing', async t => {
     const abort = new AbortController()
-    const hanging = async () =>
+    const hanging = () =>
       (async function* () {
         yield randomBytes(2_000_000)
         abort.abort()
@@ -103,7 +108,7 @@ if (process.geteuid?.() !== 0) {
     const other = randomBytes(1000)
     const held = await Rpc.connect(address, 'leased')
     const lease = await createLease(held)
-    await new ContentStore(held).ensure(objectOf(other), {}, async () => slices(other, 1000), never)
+    await new ContentStore(held).ensure(objectOf(other), {}, () => slices(other, 1000), never)
     t.match(await list('leased'), objectOf(other).digest)
     await deleteLease(held, lease, true)
     t.notMatch(await list('leased'), objectOf(other).digest)
@@ -120,7 +125,7 @@ if (process.geteuid?.() !== 0) {
 
   await t.test('a containerd that dies during a write gives a typed error, at once', async t => {
     const cut = objectOf(randomBytes(4_000_000))
-    const source = async () =>
+    const source = () =>
       (async function* () {
         yield randomBytes(2_000_000)
         await containerd.stop()
