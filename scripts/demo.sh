@@ -1,0 +1,89 @@
+#!/bin/sh
+# npm run demo: one image made from this machine, pulled and started lazily and in full, with the times of both.
+#
+#   demo.sh [--keep] [--vm]
+#
+#   --keep  leave the work folder (logs, registry, caches) behind and name it
+#   --vm    run in the test VM (a kernel with cachefiles on-demand) even where this kernel could serve
+#
+# Installs what is missing: Debian packages, npm packages, the build. The work folder is a new directory below
+# NYDUS_DEMO_DIR (default /var/tmp). Everything runs in a process and a mount namespace of its own: their end takes
+# every process and mount along, however the demo ends; then the folder is removed. Exit 0 when the table was printed.
+set -eu
+cd "$(dirname "$0")/.."
+
+keep=''
+vm=''
+inside=''
+for option; do
+  case $option in
+    --keep) keep=yes ;;
+    --vm) vm=yes ;;
+    --inside) inside=yes ;; # what it says to itself in the VM: everything is installed, do not ask the kernel
+    *) echo "demo: unknown option $option; usage: demo.sh [--keep] [--vm]" >&2; exit 2 ;;
+  esac
+done
+say() { echo "demo: $*"; }
+
+if [ -z "$inside" ]; then
+  command -v node >/dev/null || { say 'Node is not installed: install Node 20.18.1 or newer' >&2; exit 4; }
+  say 'installing the Debian packages that are missing (containerd, runc, docker-registry, a compiler)'
+  sh scripts/setup-debian.sh demo
+  sh scripts/setup-npm.sh
+  say 'building'
+  sh scripts/build.sh
+fi
+if [ "$(id -u)" != 0 ]; then
+  say 'mounts need root: going on with sudo'
+  exec sudo env "PATH=$PATH" "NYDUS_DEMO_DIR=${NYDUS_DEMO_DIR:-}" sh scripts/demo.sh "$@"
+fi
+if [ -z "$inside" ]; then
+  status=0
+  sh scripts/kernel-check.sh >/dev/null || status=$?
+  case $status in
+    0) ;;
+    4 | 5)
+      say 'this kernel cannot serve images lazily (sh scripts/kernel-check.sh says why)'
+      vm=yes
+      ;;
+    *) say "kernel-check.sh ended with $status" >&2; exit 1 ;;
+  esac
+  if [ -n "$vm" ]; then
+    say 'running in the test VM, on a kernel with cachefiles on-demand; the first time builds that kernel'
+    sh scripts/setup-debian.sh vm
+    exec sh vm-tests/boot.sh -t 1800 -e NYDUS_DEMO_DIR=/state/tmp sh scripts/demo.sh --inside
+  fi
+fi
+
+directory=$(mktemp -d "${NYDUS_DEMO_DIR:-/var/tmp}/nydus-demo.XXXXXX")
+runner=''
+# shellcheck disable=SC2317 # the traps call it
+cleanup() {
+  if [ -n "$runner" ]; then
+    # Process 1 of the namespace: the kernel ends all others with it and takes the mounts away before it is reaped.
+    first=$(cat "/proc/$runner/task/$runner/children" 2>/dev/null || true)
+    # shellcheck disable=SC2086 # one number or none
+    kill -KILL ${first:-$runner} 2>/dev/null || true
+    wait "$runner" 2>/dev/null || true
+  fi
+  # runc leaves the directory of a containerd namespace in each hierarchy.
+  find /sys/fs/cgroup -depth -type d -path "*/$(basename "$directory")*" -exec rmdir {} + 2>/dev/null || true
+  if [ -n "$keep" ]; then say "the work folder is $directory"; else rm -rf "$directory"; fi
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+trap 'exit 129' HUP
+
+# A /run of its own: shims put their sockets there whatever containerd's configuration says. The shell stays process 1,
+# because it reaps what is orphaned; setpriv ends all of it should this script be killed.
+# shellcheck disable=SC2016 # for the inner shell
+TMPDIR=$directory setpriv --pdeathsig KILL \
+  unshare --mount --pid --fork --kill-child --mount-proc \
+  sh -c 'exec 2>&3; mount -t tmpfs -o mode=755 none /run && node dist/demo/main.js "$1"; exit $?' demo "$directory" \
+  3>&2 2>"$directory/unshare.log" &
+runner=$!
+status=0
+wait "$runner" || status=$?
+cat "$directory/unshare.log" >&2
+exit "$status"
