@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+import { createHash } from 'node:crypto'
 import { mkdirSync, realpathSync } from 'node:fs'
 import path from 'node:path'
 import { asFault } from '../common/fault.js'
@@ -7,11 +8,15 @@ import { Store } from '../common/store.js'
 import { readVersion } from '../common/version.js'
 import { getRealTimeNs } from '../native/clock.js'
 import { notifyServiceManager } from '../native/notify.js'
+import { dockerConfigCredentials } from '../oci/docker-config.js'
+import { backendConfigSource, readBackendTemplate } from '../snapshotter/backend-template.js'
 import { type Settings, resolveSettings } from '../snapshotter/config.js'
 import { parseFlags } from '../snapshotter/flags.js'
 import { Images } from '../snapshotter/images.js'
 import { SnapshotsServer } from '../snapshotter/server.js'
 import { Snapshotter } from '../snapshotter/snapshotter.js'
+import type { BackendConfig } from '../supervisor/image-mounts.js'
+import { Supervisor } from '../supervisor/supervisor.js'
 import { requireRoot, run } from './run.js'
 
 const NAME = 'containerd-nydus-grpc'
@@ -34,8 +39,10 @@ async function serve(settings: Settings): Promise<void> {
   const signalled = firstSignal()
   const log = openLog(settings)
   for (const warning of settings.warnings) log.warn(warning)
+  // Read before anything is opened, so that a wrong one is told at once.
+  const template = readBackendTemplate(settings.nydusdConfigPath, settings.nydusdConfigGiven)
   const store = await Store.open(path.join(settings.root, 'state'))
-  const images = new Images(undefined)
+  const images = openImages(settings, template, store, log)
   const snapshotter = await Snapshotter.open({
     ...settings,
     store,
@@ -63,6 +70,31 @@ async function serve(settings: Settings): Promise<void> {
   await images.close({ cleanup: settings.cleanupOnClose })
   await store.close()
   log.info('stopped')
+}
+
+function openImages(settings: Settings, template: BackendConfig, store: Store, log: Logger): Images {
+  if (settings.noImages !== undefined) return new Images(undefined, settings.noImages)
+  const logger = log.child({ mod: 'supervisor' })
+  const supervisor = new Supervisor({
+    root: settings.root,
+    store,
+    cacheDirectory: settings.cacheDirectory,
+    logDirectory: settings.logDirectory,
+    runDirectory: runDirectory(settings),
+    driver: settings.fsDriver,
+    nydusdPath: settings.nydusdPath,
+    logLevel: settings.logLevel,
+    validate: true,
+    backendConfig: backendConfigSource(template, dockerConfigCredentials(), logger),
+    logger,
+  })
+  return new Images(supervisor)
+}
+
+/** Beside the socket, for /run is emptied at boot; several roots may share the directory. */
+function runDirectory({ address, root }: Settings): string {
+  const id = createHash('sha256').update(root).digest('hex').slice(0, 8)
+  return path.join(path.dirname(address), `nydusd-${id}`)
 }
 
 /** The first signal asks for an orderly end; the second has its usual effect at once. */

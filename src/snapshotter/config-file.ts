@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { TomlError, parse } from 'smol-toml'
+import { nearest } from '../common/config-check.js'
 import { asFault, fault, hasErrno } from '../common/fault.js'
 import {
   CONFIG_KEYS,
@@ -68,24 +69,6 @@ function* leaves(table: Record<string, unknown>, prefix: string): Generator<[str
 function suggestion(key: string): string {
   const known = Object.keys(CONFIG_KEYS)
   const last = (name: string): string => name.slice(name.lastIndexOf('.') + 1)
-  const nearest = known
-    .map(name => ({ name, distance: distanceOf(name, key) }))
-    .reduce((best, next) => (next.distance < best.distance ? next : best))
-  const elsewhere = known.find(name => last(name) === last(key))
-  const meant = nearest.distance <= 3 ? nearest.name : elsewhere
+  const meant = nearest(key, known) ?? known.find(name => last(name) === last(key))
   return meant === undefined ? '' : ` (did you mean ${meant}?)`
-}
-
-/** Levenshtein's edit distance. */
-function distanceOf(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, index) => index)
-  for (let i = 0; i < a.length; i++) {
-    const next = [i + 1]
-    for (let j = 0; j < b.length; j++) {
-      const change = (row[j] ?? 0) + (a[i] === b[j] ? 0 : 1)
-      next.push(Math.min(change, (row[j + 1] ?? 0) + 1, (next[j] ?? 0) + 1))
-    }
-    row = next
-  }
-  return row[b.length] ?? 0
 }

@@ -19,11 +19,11 @@ export interface Settings {
   readonly root: string
   readonly address: string
   readonly owner: { readonly uid: number; readonly gid: number }
-  /** False for `daemon_mode = "none"`. */
-  readonly startsDaemon: boolean
+  /** Why no image can be mounted, `undefined` where one can. */
+  readonly noImages: string | undefined
   readonly cleanupOnClose: boolean
-  /** `undefined`: the one of this package. */
-  readonly nydusdPath: string | undefined
+  /** Empty: the one of this package. */
+  readonly nydusdPath: string
   readonly nydusdConfigPath: string
   /** Whether somebody named that file; the default one may be missing. */
   readonly nydusdConfigGiven: boolean
@@ -40,6 +40,7 @@ export interface Settings {
 
 /** Unix socket paths have 108 bytes, of which names below the root take up to 38. */
 const ROOT_MAX_BYTES = 70
+const SOCKET_MAX_BYTES = 107
 
 /**
  * Merges flags over the file over defaults. A value that is written out counts even where it is false, 0 or empty.
@@ -74,14 +75,13 @@ function settingsOf(
   const root = path.resolve(text('root'))
   const orDefault = (key: ConfigKeyName, name: string): string =>
     path.resolve(text(key) || path.join(root, name))
-  const nydusdPath = text('daemon.nydusd_path')
   return {
     root,
     address: path.resolve(text('address')),
     owner: { uid: Number(values.get('uid')), gid: Number(values.get('gid')) },
-    startsDaemon: text('daemon_mode') !== 'none',
+    noImages: noImagesReason(text('daemon_mode'), text('daemon.fs_driver')),
     cleanupOnClose: on('cleanup_on_close'),
-    nydusdPath: nydusdPath === '' ? undefined : nydusdPath,
+    nydusdPath: text('daemon.nydusd_path'),
     nydusdConfigPath: text('daemon.nydusd_config'),
     nydusdConfigGiven: explicit.has('daemon.nydusd_config'),
     fsDriver: text('daemon.fs_driver'),
@@ -103,8 +103,10 @@ function warningOf(key: ConfigKeyName, value: ConfigValue): string[] {
   const spec: ConfigKey = configKey(key)
   if (key === 'daemon_mode' && value !== 'none' && value !== 'shared')
     return [`daemon_mode ${JSON.stringify(value)} is served by one shared nydusd`]
-  if (key === 'daemon.fs_driver' && LATER_DRIVERS.has(String(value)))
-    return [`daemon.fs_driver ${JSON.stringify(value)} comes with a later release: images cannot be mounted`]
+  if (key === 'daemon.fs_driver') {
+    const reason = noImagesReason('shared', String(value))
+    return reason === undefined ? [] : [`lazily read images cannot be mounted: ${reason}`]
+  }
   if (spec.effect === undefined || value === spec.default) return []
   return [
     spec.effect === 'later'
@@ -113,7 +115,14 @@ function warningOf(key: ConfigKeyName, value: ConfigValue): string[] {
   ]
 }
 
-const LATER_DRIVERS: ReadonlySet<string> = new Set(['fusedev', 'blockdev', 'nodev', 'proxy'])
+const BUILT_DRIVERS: ReadonlySet<string> = new Set(['auto', 'fscache', 'fanotify'])
+
+function noImagesReason(mode: string, driver: string): string | undefined {
+  if (mode === 'none') return 'daemon_mode none starts no nydusd, use shared'
+  if (!BUILT_DRIVERS.has(driver))
+    return `fs_driver ${driver} comes with a later release, use auto, fscache or fanotify`
+  return undefined
+}
 
 // The package is CommonJS: its class is the default export's own default under some loaders.
 const Validator = FastestValidator.default ?? FastestValidator
@@ -135,7 +144,12 @@ function problemsOf(values: ReadonlyMap<ConfigKeyName, ConfigValue>): string[] {
     )
   if (/[,:\\\n]/.test(text('root')))
     problems.push('root contains a comma, colon, backslash or newline, which mount options cannot hold')
+  const addressBytes = Buffer.byteLength(path.resolve(text('address')))
   if (text('address') === '') problems.push('address is empty: name the socket')
+  else if (addressBytes > SOCKET_MAX_BYTES)
+    problems.push(
+      `address is too long: ${addressBytes} bytes, a socket's path has at most ${SOCKET_MAX_BYTES}`,
+    )
   if (values.get('image.validate_signature') === true && !isFile(text('image.public_key_file')))
     problems.push('image.validate_signature needs a file in image.public_key_file')
   if (

@@ -1,6 +1,7 @@
-import { chmod, chown, lstat, mkdir, mkdtemp, open, readFile, readdir, rename, rm } from 'node:fs/promises'
+import { chmod, chown, lstat, mkdir, mkdtemp, open, readdir, rename, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { fault, hasErrno } from '../common/fault.js'
+import { readMountTable } from '../supervisor/mount-table.js'
 import { LABELS, mappedRoot } from './labels.js'
 import type { Labels } from './snapshots.js'
 
@@ -97,10 +98,12 @@ export class Directories {
   /** Deletes a directory and all in it. Refuses while something is mounted in it. @throws SNAPSHOT_STATE */
   async delete(name: string): Promise<void> {
     const directory = path.join(this.#root, name)
-    const mounted = await readMountsBelow(directory)
-    if (mounted.length > 0) {
-      throw fault('SNAPSHOT_STATE', `${directory} cannot be deleted while ${mounted.join(', ')} is mounted`)
-    }
+    const mounted = readMountTable().find(({ mountpoint }) => mountpoint.startsWith(`${directory}/`))
+    if (mounted)
+      throw fault(
+        'SNAPSHOT_STATE',
+        `${directory} cannot be deleted: ${mounted.mountpoint} is mounted, unmount it`,
+      )
     await rm(directory, { recursive: true, force: true })
   }
 
@@ -128,23 +131,4 @@ async function sync(directory: string): Promise<void> {
   } finally {
     await handle.close()
   }
-}
-
-/** Mountpoints in a directory, from proc(5) mountinfo. */
-async function readMountsBelow(directory: string): Promise<string[]> {
-  try {
-    const table = await readFile('/proc/self/mountinfo', 'utf8')
-    return table
-      .split('\n')
-      .map(line => unescape(line.split(' ')[4] ?? ''))
-      .filter(mountpoint => mountpoint.startsWith(`${directory}/`))
-  } catch (err) {
-    if (hasErrno(err, 'ENOENT')) return []
-    throw err
-  }
-}
-
-/** proc(5) writes space, tab, newline and backslash in octal. */
-function unescape(text: string): string {
-  return text.replace(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(parseInt(digits, 8)))
 }

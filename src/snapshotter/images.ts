@@ -19,11 +19,16 @@ export interface ImageLayer {
  */
 export class Images {
   readonly #mounts: ImageMounts | undefined
+  readonly #whyNone: string
   #recovery: Promise<void> | undefined
 
-  /** @param mounts `undefined` where no daemon may run: plain layers work, images are refused */
-  constructor(mounts: ImageMounts | undefined) {
+  /**
+   * @param mounts `undefined` where no image can be mounted: plain layers work all the same
+   * @param whyNone the reason for that, for those who ask for an image
+   */
+  constructor(mounts: ImageMounts | undefined, whyNone = '') {
     this.#mounts = mounts
+    this.#whyNone = whyNone
   }
 
   /** Takes mounts of an earlier run back; a second call waits for the first unless that failed. */
@@ -44,7 +49,7 @@ export class Images {
     if (!this.#mounts) {
       throw fault(
         'DRIVER_UNSUPPORTED',
-        `snapshot ${layer.id} is a lazily read image and --daemon-mode none starts no daemon: use --daemon-mode shared`,
+        `snapshot ${layer.id} is a lazily read image, which cannot be mounted: ${this.#whyNone}`,
       )
     }
     await this.recover()
