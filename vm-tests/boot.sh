@@ -3,7 +3,7 @@
 #
 #   boot.sh [-t SECONDS] [-d DIR] [-e NAME=VALUE]... COMMAND [ARG]...
 #
-#   -t SECONDS     time for the command (default 300); the VM itself is ended a minute later at the latest
+#   -t SECONDS     time for the command (default 300); the VM itself is ended two minutes later at the latest
 #   -d DIR         where disk, console log and share go (default: a temporary directory, removed at the end)
 #   -e NAME=VALUE  a variable of the command's environment
 #
@@ -131,8 +131,9 @@ rm -f "$run/share/rc"
 truncate -s 8G "$run/disk.img"
 mkfs.ext4 -q -F "$run/disk.img"
 
+# pdeathsig: even a boot.sh that was killed with -9 takes its VM along.
 # multidevs=remap: without it the guest confuses /proc, /sys and /dev, silently.
-timeout -k 5 "$((seconds + 60))" qemu-system-x86_64 -nodefaults -no-user-config -machine q35 \
+setpriv --pdeathsig TERM timeout -k 5 "$((seconds + 120))" qemu-system-x86_64 -nodefaults -no-user-config -machine q35 \
   -accel "$accel" -cpu max -smp "${NYDUS_VM_CPUS:-2}" -m "${NYDUS_VM_MEMORY:-3G}" -display none -no-reboot \
   -kernel "$kernel" -initrd "$run/initrd.gz" -append 'console=ttyS0 quiet panic=-1' \
   -serial "file:$run/console.log" \

@@ -84,6 +84,53 @@ EOF
   wait_for 60 'containerd answering' ctr --address "$CONTAINERD_ADDRESS" version
 }
 
+# start_snapshotter: the product, on the kernel path this kernel has. Waits until it serves.
+start_snapshotter() {
+  node "$REPO/dist/src/bin/containerd-nydus-grpc.js" --root "$STATE/nydus" --address "$SNAPSHOTTER_ADDRESS" \
+    --nydusd "$REPO/dist/src/bin/nydusd.js" --nydusd-config "$STATE/nydusd.json" \
+    --daemon-mode shared --daemon-backend fscache --log-level debug --log-to-stdout >&2 &
+  cleanup_pids="$cleanup_pids $!"
+  wait_for 60 'the snapshotter serving' test -S "$SNAPSHOTTER_ADDRESS"
+}
+
+ctr_remote() { node "$REPO/dist/src/bin/ctr-remote.js" --address "$CONTAINERD_ADDRESS" "$@"; }
+
+# Process ids of the daemon.
+nydusd_pids() {
+  for comm in /proc/[0-9]*/comm; do
+    [ "$(cat "$comm" 2>/dev/null)" = nydusd ] || continue
+    pid=${comm%/comm}
+    echo "${pid#/proc/}"
+  done
+}
+
+# trace_start: from now on the kernel writes down what it asks on /dev/cachefiles and what is answered.
+trace_start() {
+  tracing=/sys/kernel/tracing
+  mount -t tracefs tracefs "$tracing"
+  echo 8192 >"$tracing/buffer_size_kb"
+  for event in open copen read cread close; do
+    echo 1 >"$tracing/events/cachefiles/cachefiles_ondemand_$event/enable"
+  done
+}
+# traced EVENT: how often. cread is a READ that was answered.
+traced() { grep -c "cachefiles_ondemand_$1:" "$tracing/trace" || true; }
+
+# show_reads: prints the proof that the kernel served by cachefiles: the mounts by fsid=, the READs answered.
+# Fails when there are none.
+show_reads() {
+  grep 'fsid=' /proc/mounts >"$STATE/fsid" || die 'no mount by fsid= in /proc/mounts'
+  while read -r line; do note "$line"; done <"$STATE/fsid"
+  answered=$(traced cread)
+  note "READs on /dev/cachefiles: $(traced read) asked, $answered answered"
+  [ "$answered" -gt 0 ] || die 'no READ was answered on /dev/cachefiles'
+}
+
+drop_caches() {
+  sync
+  echo 3 >/proc/sys/vm/drop_caches
+}
+
 cleanup_pids=''
 case_cleanup() {
   for pid in $cleanup_pids; do kill "$pid" 2>/dev/null || true; done

@@ -7,14 +7,15 @@
 #   run.sh --list          their names
 #
 # The logs (console, kernel, each case's own) stay in a directory that is named at the end; NYDUS_VM_LOGS sets it.
-# What boot.sh reads from the environment works here too.
+# NYDUS_VM_CASES names another directory of cases. What boot.sh reads from the environment works here too.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
 cache=${NYDUS_VM_CACHE:-${HOME:-/root}/.cache/nydus-ts/vm}
+cases_dir=${NYDUS_VM_CASES:-$here/cases}
 
 say() { echo "run: $*" >&2; }
-list() { for file in "$here"/cases/*.sh; do basename "$file" .sh; done; }
+list() { for file in "$cases_dir"/*.sh; do basename "$file" .sh; done; }
 
 case ${1:-} in
   --list) list; exit 0 ;;
@@ -25,7 +26,7 @@ case ${1:-} in
     ;;
 esac
 for name; do
-  [ -r "$here/cases/$name.sh" ] || {
+  [ -r "$cases_dir/$name.sh" ] || {
     say "there is no case '$name'; the cases are: $(list | tr '\n' ' ')"
     exit 2
   }
@@ -71,9 +72,9 @@ finish() {
   [ "$failed" -eq 0 ]
   exit
 }
-# In the background, so that a signal to us is handled at once.
+# In the background, so that a signal to us is handled at once; and it ends when we are killed with -9.
 watched() {
-  "$@" &
+  setpriv --pdeathsig TERM "$@" &
   child=$!
   status=0
   wait "$child" || status=$?
@@ -95,9 +96,9 @@ limit=60
 mkdir -p "$run/data"
 for name; do
   mkdir -p "$run/data/$name"
-  if watched sh "$here/cases/$name.sh" prepare "$run/data/$name" >"$logs/$name.prepare.log" 2>&1; then
+  if watched sh "$cases_dir/$name.sh" prepare "$run/data/$name" >"$logs/$name.prepare.log" 2>&1; then
     cases="$cases $name"
-    seconds=$(sed -n 's/^# timeout: *\([0-9]*\).*/\1/p' "$here/cases/$name.sh")
+    seconds=$(sed -n 's/^# timeout: *\([0-9]*\).*/\1/p' "$cases_dir/$name.sh")
     limit=$((limit + ${seconds:-120} + 30))
   elif [ "$status" -eq 77 ]; then
     skip "$name" "$(tail -n 1 "$logs/$name.prepare.log")"
@@ -110,7 +111,7 @@ done
 [ -n "$cases" ] || finish
 
 # shellcheck disable=SC2086 # names have no spaces
-watched "$here/boot.sh" -t "$limit" -d "$run/vm" sh "$here/suite.sh" "$run/data" $cases 2>"$run/boot.log" || true
+watched "$here/boot.sh" -t "$limit" -d "$run/vm" sh "$here/suite.sh" "$cases_dir" "$run/data" $cases 2>"$run/boot.log" || true
 cp "$run/vm/console.log" "$run/vm/share/dmesg.log" "$run/vm/share/"*.case.log "$logs/" 2>/dev/null || true
 cp "$run/boot.log" "$logs/boot.log"
 if [ "$status" -eq 3 ]; then

@@ -1,16 +1,16 @@
 #!/bin/sh
 # Runs in the guest: the cases one after the other, each bounded, each on a clean machine. Called by run.sh.
 #
-#   suite.sh DATA CASE...      DATA/CASE is what the case prepared on the host (read-only here)
+#   suite.sh CASES DATA CASE...     CASES/CASE.sh is run; DATA/CASE is what it prepared on the host
 #
 # A case's standard output is shown as it comes; its standard error goes to its log in the share. Each verdict is
 # one line of the share's file `results`.
 set -u
 
 share=/run/share
-here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
-data=$1
-shift
+cases=$1
+data=$2
+shift 2
 
 # Every process but process 1, this one and guest.sh's `timeout` above it; a kernel thread has no executable.
 kill_rest() {
@@ -19,7 +19,7 @@ kill_rest() {
     for dir in /proc/[0-9]*; do
       pid=${dir#/proc/}
       case $pid in 1 | "$$" | "$PPID") continue ;; esac
-      readlink "$dir/exe" >/dev/null 2>&1 || continue
+      [ -e "$dir/exe" ] || continue
       left="$left $pid"
       kill -9 "$pid" 2>/dev/null
     done
@@ -30,16 +30,17 @@ kill_rest() {
 }
 
 unmount_rest() {
-  cut -d' ' -f2 /proc/self/mounts | tac | while read -r target; do
-    grep -qxF -- "$target" "$share/mounts" || umount "$target" || umount -l "$target"
+  cut -d' ' -f2 /proc/self/mounts | grep -vxF -f "$baseline" | tac | while read -r target; do
+    umount "$target" || umount -l "$target"
   done
 }
 
-cut -d' ' -f2 /proc/self/mounts >"$share/mounts"
+baseline=/run/mounts-at-start
+cut -d' ' -f2 /proc/self/mounts >"$baseline"
 : >"$share/results"
 
 for name; do
-  file=$here/cases/$name.sh
+  file=$cases/$name.sh
   limit=$(sed -n 's/^# timeout: *\([0-9]*\).*/\1/p' "$file")
   read -r started _ </proc/uptime
   mkdir -p "/state/$name"

@@ -47,11 +47,12 @@ t.test(
   'every package is known to apt',
   { skip: apt.status === 0 ? false : 'no apt, or no package lists' },
   t => {
+    const known = spawnSync('apt-cache', ['show', ...list('test')], { encoding: 'utf8' }).stdout
     for (const name of list('test')) {
       // Ubuntu's kernel source has another name; the script says so.
       if (name === 'linux-source-6.12' && !fs.readFileSync('/etc/os-release', 'utf8').includes('bookworm'))
         continue
-      t.equal(spawnSync('apt-cache', ['show', name]).status, 0, name)
+      t.match(known, `Package: ${name}\n`)
     }
     t.end()
   },
