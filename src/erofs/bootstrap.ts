@@ -13,7 +13,7 @@ import { ChunkDigests, readChunkTable } from './chunk-table.js'
 import { parseDeviceTable, type DeviceSlot } from './device-table.js'
 import { firstName, isDotName, parseDirectoryBlock, type Dirent } from './directory.js'
 import { flatBlockCount, parseInode, readFlatBlock, readFlatData, type Inode } from './inode.js'
-import { DIRENT_SIZE } from './format.js'
+import { CHUNK_INDEX_SIZE } from './format.js'
 import { badField, readStruct } from './struct-view.js'
 import { parseSuperblock, type Superblock } from './superblock.js'
 import { readXattrs, type Xattr } from './xattr.js'
@@ -118,15 +118,15 @@ export class Bootstrap {
   }
 
   /**
-   * Every name of the tree, depth first, a directory before its entries; the root comes first. A directory that is met
-   * twice is a fault, and so are more names than the file has room for: damaged trees end too.
+   * Every name of the tree, depth first, a directory before its entries; the root comes first. A hard link comes once for
+   * each name, with the same nid. Damaged trees end too: a directory that is met twice is a fault, and so are inodes that
+   * together claim more bytes than the file has.
    * @throws RAFS_FIELD, RAFS_TRUNCATED
    */
   *walk(): Generator<WalkEntry, void, undefined> {
     const root = new WalkEntry(undefined, new Uint8Array(0), this.root)
     const seen = new Set<number>([root.inode.nid])
-    // Overlapping directory data could name the same inodes over and over: no honest name takes less room.
-    let namesLeft = Math.floor(this.#source.sizeBytes / (DIRENT_SIZE + 1))
+    let room = this.#source.sizeBytes - claimedBytes(root.inode, this.superblock)
     yield root
     const open = [{ entry: root, children: this.readDirectory(root.inode) }]
     for (let top = open.at(-1); top !== undefined; top = open.at(-1)) {
@@ -136,12 +136,14 @@ export class Bootstrap {
         continue
       }
       const { name, nid, type } = next.value
-      const entry = new WalkEntry(top.entry, name, this.inode(nid))
-      checkName(entry, type, seen, --namesLeft)
-      yield entry
-      if (entry.inode.type !== 'directory') continue
+      const inode = this.inode(nid)
+      const isNew = !seen.has(nid)
+      if (isNew) room -= claimedBytes(inode, this.superblock)
+      checkName(inode, type, isNew, room)
       seen.add(nid)
-      open.push({ entry, children: this.readDirectory(entry.inode) })
+      const entry = new WalkEntry(top.entry, name, inode)
+      yield entry
+      if (inode.type === 'directory') open.push({ entry, children: this.readDirectory(inode) })
     }
   }
 
@@ -204,12 +206,18 @@ function checkDevice(sb: Superblock, blob: BlobEntry, slot: DeviceSlot | undefin
   )
 }
 
-function checkName(entry: WalkEntry, type: Dirent['type'], seen: Set<number>, namesLeft: number): void {
-  const { inode } = entry
+/** Bytes of the file that are an inode's own: itself, its xattrs, its flat data or chunk indexes. */
+function claimedBytes(inode: Inode, sb: Superblock): number {
+  const data = inode.type === 'regular' ? Math.ceil(inode.size / sb.chunkSize) * CHUNK_INDEX_SIZE : inode.size
+  return inode.headerSize + inode.xattrSize + data
+}
+
+function checkName(inode: Inode, type: Dirent['type'], isNew: boolean, room: number): void {
   const bad = (field: string, value: string | number, why: string) =>
     badField('RAFS_FIELD', `inode ${inode.nid}`, inode.offset, field, value, why)
   if (type !== 'unknown' && type !== inode.type)
     throw bad('i_mode', inode.type, `its directory entry says ${type}`)
-  if (seen.has(inode.nid)) throw bad('nid', inode.nid, 'a directory has two places in the tree')
-  if (namesLeft < 0) throw bad('nid', inode.nid, 'the tree has more names than the file has room for')
+  if (inode.type === 'directory' && !isNew)
+    throw bad('nid', inode.nid, 'a directory has two places in the tree')
+  if (room < 0) throw bad('i_size', inode.size, 'the inodes together claim more bytes than the file has')
 }

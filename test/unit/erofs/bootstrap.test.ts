@@ -252,7 +252,20 @@ t.test('a tree of overlapping directories is bounded by the size of the file', a
   }
   t.throws(() => [...open(bytes).walk()], {
     code: 'RAFS_FIELD',
-    message: /more names than the file has room for/,
+    message: /claim more bytes than the file has/,
+  })
+})
+
+t.test('files that share their chunk indexes are bounded too', async t => {
+  const bytes = buildImage(Array.from({ length: 300 }, (_, i) => file(`f${i}`, 1))).bootstrap
+  const half = bytes.length / 2
+  for (const entry of open(bytes).walk()) {
+    if (entry.inode.type === 'regular')
+      bytes.writeBigUInt64LE(BigInt((half / 8) * 4096), entry.inode.offset + 8)
+  }
+  t.throws(() => [...open(bytes).walk()], {
+    code: 'RAFS_FIELD',
+    message: /claim more bytes than the file has/,
   })
 })
 
