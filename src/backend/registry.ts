@@ -5,6 +5,7 @@ import type { Logger } from '../common/log.js'
 import { fixedCredential, parseBasicAuth, type CredentialSource } from '../oci/credentials.js'
 import type { FetchOptions } from '../oci/blob-fetcher.js'
 import type { Scheme } from '../oci/host.js'
+import { registryHost } from '../oci/reference.js'
 import { RegistryClient, type RegistryClientOptions } from '../oci/registry-client.js'
 import { observeRead } from './read-events.js'
 import type { Backend, BlobReader, ReadOptions } from './reader.js'
@@ -112,7 +113,7 @@ function clientOptions(config: RegistryConfig): RegistryClientOptions {
   const redirectScheme = config.blob_url_scheme ?? ''
   const redirectHost = config.blob_redirected_host ?? ''
   return {
-    host: config.host,
+    host: registryHost(config.host),
     ...(config.scheme === undefined ? {} : { scheme: schemeOf(config.scheme) }),
     ...(credentials === undefined ? {} : { credentials }),
     tls: { caFiles: config.ca_cert_files ?? [], skipVerify: config.skip_verify ?? false },

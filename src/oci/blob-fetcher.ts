@@ -6,7 +6,7 @@
  */
 import { createHash } from 'node:crypto'
 import { fault } from '../common/fault.js'
-import { safeUrl, type Scheme } from './host.js'
+import { leadsTo, safeUrl, type Scheme } from './host.js'
 import type { HttpResponse, Lane } from './http-client.js'
 import { rangeHeader, rangePieces, totalOf } from './range-body.js'
 import type { RegistrySession, SessionRequest } from './registry-session.js'
@@ -202,7 +202,7 @@ export class BlobFetcher {
         })
       const url = await this.#target(response, request.subject)
       await response.discard()
-      const own = url.host === this.#session.host
+      const own = leadsTo(url, this.#session.host)
       response = own
         ? await this.#session.send({ ...request, path: url })
         : await this.#session.http.send({

@@ -17,6 +17,11 @@ export function hostnameOf(host: string): string {
   return colon >= 0 && colon === host.lastIndexOf(':') ? host.slice(0, colon) : host
 }
 
+/** True when `url` leads to `host`, whatever the case and whether or not the scheme's own port is written. */
+export function leadsTo(url: URL, host: string): boolean {
+  return URL.canParse(`${url.protocol}//${host}`) && new URL(`${url.protocol}//${host}`).host === url.host
+}
+
 /** A URL fit for messages and logs: no user, no query, no fragment; those carry signatures and tokens. */
 export function safeUrl(url: URL): string {
   return `${url.protocol}//${url.host}${url.pathname}`

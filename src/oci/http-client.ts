@@ -7,7 +7,7 @@
 import { Agent, buildConnector, type Dispatcher } from 'undici'
 import type { SecureContext } from 'node:tls'
 import { fault, isFault } from '../common/fault.js'
-import { hostnameOf, safeUrl } from './host.js'
+import { hostnameOf, leadsTo, safeUrl } from './host.js'
 import { createTlsContext, type TlsOptions } from './tls.js'
 import { cancelled, transportFault } from './transport-errors.js'
 
@@ -70,7 +70,7 @@ export class HttpClient {
     const { signal } = request
     if (this.#closed) throw this.#closed
     if (signal?.aborted === true) throw cancelled(where, signal.reason)
-    const own = request.url.host === this.#options.host ? this.#options.headers : undefined
+    const own = leadsTo(request.url, this.#options.host) ? this.#options.headers : undefined
     try {
       const answer = await this.#lanes[request.lane ?? 'demand'].request({
         origin: request.url.origin,
@@ -204,9 +204,15 @@ export class HttpResponse {
 
   /** Reads away a short body, so that the connection can be used again; ends the connection for a long one. */
   async discard(): Promise<void> {
-    if ((this.contentLength ?? DISCARD_LIMIT) > DISCARD_LIMIT) return this.discardNow()
+    // The length that a HEAD tells is not that of its body.
+    const length = this.#request.method === 'HEAD' ? 0 : (this.contentLength ?? 0)
+    if (length > DISCARD_LIMIT) return this.discardNow()
+    let readBytes = 0
     try {
-      for await (const piece of this.pieces()) void piece
+      for await (const piece of this.pieces()) {
+        readBytes += piece.length
+        if (readBytes > DISCARD_LIMIT) return
+      }
     } catch (err) {
       if (isFault(err, 'CANCELLED')) throw err
       // What the body of an unwanted answer does is nobody's concern.

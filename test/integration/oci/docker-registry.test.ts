@@ -1,11 +1,12 @@
 import { createHash, randomBytes } from 'node:crypto'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
+import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import type { Test } from 'tap'
 import { fixedCredential } from '../../../src/oci/credentials.js'
-import type { Manifest } from '../../../src/oci/manifest.js'
+import { isNydusManifest, type Manifest, parseImageConfig } from '../../../src/oci/manifest.js'
 import { MEDIA_TYPE } from '../../../src/oci/media-types.js'
 import { RegistryClient, type RegistryClientOptions } from '../../../src/oci/registry-client.js'
 import { makeCertificates } from '../../helpers/certificates.js'
@@ -124,4 +125,27 @@ t.test('TLS with an authority of its own, and users', { skip }, async t => {
   const client = clientOf(t, registry, { ...trust, credentials })
   await client.uploadBlob('app', [BLOB])
   t.equal((await client.fetchBlobRange('app', DIGEST, 3, 10)).length, 10)
+})
+
+const layout = fileURLToPath(new URL('../../../../../shared/fixtures/oci-layout', import.meta.url))
+const skipLayout = skip || (existsSync(layout) ? false : 'no fixture images beside the project')
+
+t.test('a nydus image made by another tool', { skip: skipLayout }, async t => {
+  const registry = await startDockerRegistry(t)
+  registry.pushLayout(layout, 'nydus', 'torture:nydus')
+  registry.pushLayout(layout, 'oci', 'torture:oci')
+  const client = clientOf(t, registry)
+  const { content } = await client.fetchManifest('torture', 'nydus')
+  const manifest = content as Manifest
+  t.ok(isNydusManifest(manifest))
+  const layers = manifest.layers.map(layer => layer.mediaType)
+  t.equal(layers[0], MEDIA_TYPE.nydusBlob)
+  for (const layer of manifest.layers)
+    t.equal((await client.fetchBlob('torture', layer, layer.size)).length, layer.size)
+  const config = parseImageConfig(
+    await client.fetchBlob('torture', manifest.config, 1 << 20),
+    'torture:nydus',
+  )
+  t.equal(config.diffIds.length, manifest.layers.length)
+  t.notOk(isNydusManifest((await client.fetchManifest('torture', 'oci')).content as Manifest))
 })

@@ -83,6 +83,12 @@ t.test('transient failures are retried, and only so often', async t => {
   endless.remove()
   t.equal((await client.fetchBlobRange('app', digest, 0, 10)).length, 10, 'no failure sticks')
 
+  const wordy = { status: 503, body: Buffer.alloc(32 << 20), chunked: true }
+  registry.inject({ target: 'blob' }, wordy, { times: 1 })
+  registry.log.length = 0
+  t.equal((await client.fetchBlobRange('app', digest, 0, 10)).length, 10)
+  t.ok((registry.log[0]?.bytes ?? 0) < 16 << 20, 'an endless error page is not read to its end')
+
   const denied = registry.inject({ target: 'blob' }, { status: 403 })
   await t.rejects(client.fetchBlobRange('app', digest, 0, 10), { code: 'REGISTRY_UNAUTHORIZED' })
   t.equal(denied.hits, 1, 'a refusal is not retried')

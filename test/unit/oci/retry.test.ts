@@ -1,6 +1,6 @@
 import t from 'tap'
 import { fault } from '../../../src/common/fault.js'
-import { isLoopbackHost, safeUrl } from '../../../src/oci/host.js'
+import { isLoopbackHost, leadsTo, safeUrl } from '../../../src/oci/host.js'
 import { parseContentRange, rangeHeader } from '../../../src/oci/range-body.js'
 import { parseRetryAfter, Retry, retrying, type RetryPolicy } from '../../../src/oci/retry.js'
 
@@ -92,5 +92,9 @@ t.test('hosts', async t => {
     '1270.0.0.1',
   ])
     t.notOk(isLoopbackHost(host), host)
+  t.ok(leadsTo(new URL('https://R.io/a'), 'r.IO:443'))
+  t.ok(leadsTo(new URL('http://[::1]:5000/a'), '[::1]:5000'))
+  t.notOk(leadsTo(new URL('https://r.io:5000/a'), 'r.io'))
+  t.notOk(leadsTo(new URL('https://r.io/a'), 'r.io.evil.io'))
   t.equal(safeUrl(new URL('https://u:p@r.io/a?sig=1#f')), 'https://r.io/a')
 })
