@@ -8,7 +8,7 @@
  *
  * Follows fanotify(7) and fanotify_mark(2), FAN_CLASS_PRE_CONTENT and FAN_PRE_ACCESS.
  */
-import { closeSync, writeSync } from 'node:fs'
+import { closeSync, openSync, unlinkSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import type { CachedBlob } from '../cache/cached-blob.js'
 import type { Driver, DriverStats, Instance, KeptDescriptor, MountPlan } from '../cache/driver.js'
@@ -61,7 +61,7 @@ export class FanotifyDriver implements Driver {
     this.#options = options
     this.#logger = options.logger
     this.#takenOver = options.keptGroupFd !== undefined
-    this.#groupFd = options.keptGroupFd ?? openGroup()
+    this.#groupFd = options.keptGroupFd ?? openGroup(options.cacheDirectory)
     this.#journal = new Journal(join(options.runDirectory, 'fanotify.journal'))
   }
 
@@ -250,16 +250,47 @@ function watchedFile({ dev, ino, readyBlocks, sizeBytes }: CachedBlob): WatchedF
   return { dev, ino, readyBlocks, sizeBytes }
 }
 
-function openGroup(): number {
+function openGroup(cacheDirectory: string): number {
+  let group: number
   try {
-    return openFanotifyGroup(FAN_INIT.CLASS_PRE_CONTENT | FAN_INIT.UNLIMITED_QUEUE | FAN_INIT.UNLIMITED_MARKS)
+    group = openFanotifyGroup(
+      FAN_INIT.CLASS_PRE_CONTENT | FAN_INIT.UNLIMITED_QUEUE | FAN_INIT.UNLIMITED_MARKS,
+    )
   } catch (err) {
+    throw fault('DRIVER_UNSUPPORTED', 'this kernel has no fanotify permission events', { cause: err })
+  }
+  try {
+    probeMark(group, cacheDirectory)
+    return group
+  } catch (err) {
+    closeSync(group)
+    throw err
+  }
+}
+
+/** Marks a private file in the cache directory: kernel and file system each have a word in it. */
+function probeMark(group: number, cacheDirectory: string): void {
+  const probe = join(cacheDirectory, `.probe-${process.pid}`)
+  closeSync(openSync(probe, 'w', 0o600))
+  try {
+    addMark(group, probe, FAN.PRE_ACCESS)
+    removeMark(group, probe, FAN.PRE_ACCESS)
+  } catch (err) {
+    if (hasErrno(err, 'EOPNOTSUPP')) {
+      throw fault(
+        'DRIVER_UNSUPPORTED',
+        `the file system of ${cacheDirectory} has no pre-content events: put the cache on ext4, xfs or btrfs`,
+        { cause: err },
+      )
+    }
     throw fault(
       'DRIVER_UNSUPPORTED',
-      'this kernel gives no fanotify pre-content events: it needs Linux 6.14 or newer',
+      'this kernel has no fanotify pre-content events: Linux 6.14 brought them',
       {
         cause: err,
       },
     )
+  } finally {
+    unlinkSync(probe)
   }
 }

@@ -10,7 +10,8 @@ export const KEPT_DESCRIPTORS_ENV = 'NYDUS_KEPT_DESCRIPTORS'
 /** The daemon writes one line here when its API answers; its end without a line is a failed start. */
 export const READY_FD = 3
 const FIRST_KEPT_FD = 4
-const START_TIMEOUT_MS = 30_000
+/** Node alone needs seconds on an emulated processor. */
+const START_TIMEOUT_MS = 120_000
 
 export interface DaemonCommand {
   /** `nydusd` to run; ours beside this file when empty. */

@@ -30,7 +30,7 @@ export interface SupervisorOptions {
   readonly logDirectory: string
   /** On /run: what must not outlive the boot. */
   readonly runDirectory: string
-  /** `auto`, `fscache` or `fanotify`, as nydusd's --driver. */
+  /** `kernel`, `auto`, `fscache` or `fanotify`, as nydusd's --driver. */
   readonly driver: string
   readonly nydusdPath: string
   readonly logLevel: string
@@ -43,6 +43,8 @@ export interface SupervisorOptions {
 /** How long the kernel may take over a mount or an unmount that waits for the daemon. */
 const MOUNT_TIMEOUT_MS = 60_000
 const CANARY_TIMEOUT_MS = 15_000
+/** How long a stop with clean-up waits for containers to let go of images. */
+const RELEASE_TIMEOUT_MS = 5_000
 /** A daemon that dies is restarted at once the first time, then after doubling pauses up to this. */
 const RESTART_PAUSE_MAX_MS = 30_000
 /** A daemon that lived this long starts its count of deaths afresh. */
@@ -68,6 +70,8 @@ export class Supervisor implements ImageMounts {
   readonly #keeper = new DescriptorKeeper()
   readonly #instances = new Map<string, InstanceRecord>()
   readonly #closing = new AbortController()
+  /** Unmounted images whose superblock is not gone yet. */
+  readonly #releases = new Set<Promise<void>>()
   #client: DaemonClient | undefined
   #driver = ''
   #daemonPid = 0
@@ -123,17 +127,33 @@ export class Supervisor implements ImageMounts {
   async close(options: { cleanup: boolean }): Promise<void> {
     if (options.cleanup) {
       for (const id of [...this.#instances.keys()]) await this.unmount(id)
+      await Promise.race([Promise.all(this.#releases), delay(RELEASE_TIMEOUT_MS, undefined, { ref: false })])
     }
     this.#closing.abort()
     await this.#ready?.catch(() => undefined)
-    if (options.cleanup && this.#client && this.#daemonPid !== 0) {
-      await this.#client
-        .exit()
-        .catch((err: unknown) => this.#logger.warn({ err: asFault(err) }, 'daemon did not exit'))
-      await this.#options.store.write([{ type: 'del', key: DAEMON_KEY }])
-      this.#keeper.release()
-    }
+    if (options.cleanup) await this.#stopForGood()
     await this.#client?.close()
+  }
+
+  /** Ends the daemon, unless containers still use an image: their reads would be answered with zeros or errors. */
+  async #stopForGood(): Promise<void> {
+    if (!this.#client || this.#daemonPid === 0) return
+    if (this.#releases.size > 0) {
+      this.#logger.warn(
+        { images: this.#releases.size },
+        'images are still in use: the daemon is left running',
+      )
+      return
+    }
+    try {
+      await this.#client.exit()
+    } catch (err) {
+      this.#logger.warn({ err: asFault(err) }, 'the daemon does not end by itself: it is killed')
+      process.kill(this.#daemonPid, 'SIGKILL')
+    }
+    await processEnded(this.#daemonPid)
+    await this.#options.store.write([{ type: 'del', key: DAEMON_KEY }])
+    this.#keeper.release()
   }
 
   // Mounting
@@ -272,10 +292,14 @@ export class Supervisor implements ImageMounts {
       await this.#options.store.write([{ type: 'del', key: releasingKey(record.fsid) }])
       this.#logger.info({ imageRef: record.spec.imageRef }, 'image released')
     }
-    released().catch((err: unknown) => {
-      if (!this.#closing.signal.aborted)
-        this.#logger.error({ err: asFault(err) }, 'an image was not released')
-    })
+    const release = released().then(
+      () => void this.#releases.delete(release),
+      (err: unknown) => {
+        if (!this.#closing.signal.aborted)
+          this.#logger.error({ err: asFault(err) }, 'an image was not released')
+      },
+    )
+    this.#releases.add(release)
   }
 
   // The daemon

@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process'
-import { mkdirSync, readFileSync } from 'node:fs'
+import { closeSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import type { Test } from 'tap'
@@ -9,9 +9,12 @@ import { Store } from '../../src/common/store.js'
 import type { BackendConfig } from '../../src/supervisor/image-mounts.js'
 import { Supervisor, type SupervisorOptions } from '../../src/supervisor/supervisor.js'
 import { FanotifyDriver } from '../../src/fanotify/driver.js'
-import { closeSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { erofsMissing } from './erofs-image.js'
+
+/** Reason to skip what needs some kernel path; false where cachefiles on-demand or fanotify can serve. */
+export const kernelPathMissing = (): string | false =>
+  process.geteuid?.() === 0 && existsSync('/dev/cachefiles') ? false : fanotifyMissing
 
 /** Reason to skip what needs fanotify pre-content events on file-backed EROFS; false where they work. */
 export const fanotifyMissing = missing()
@@ -58,7 +61,7 @@ export async function supervise(
     cacheDirectory: join(directory, 'cache'),
     logDirectory: join(directory, 'logs'),
     runDirectory: join(directory, 'run'),
-    driver: 'fanotify',
+    driver: 'kernel',
     nydusdPath: '',
     logLevel: 'debug',
     validate: true,
