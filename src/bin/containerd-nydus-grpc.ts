@@ -81,7 +81,8 @@ function openImages(settings: Settings, template: BackendConfig, store: Store, l
     cacheDirectory: settings.cacheDirectory,
     logDirectory: settings.logDirectory,
     runDirectory: runDirectory(settings),
-    driver: settings.fsDriver,
+    // Upstream's word for the kernel path, by whichever driver the kernel has.
+    driver: settings.fsDriver === 'fscache' ? 'kernel' : settings.fsDriver,
     nydusdPath: settings.nydusdPath,
     logLevel: settings.logLevel,
     validate: true,
