@@ -8,6 +8,11 @@ export type RequestKind = 'demand' | 'readahead' | 'prefetch'
 export interface ReadOptions {
   kind: RequestKind
   signal?: AbortSignal
+  /**
+   * Told while the answer arrives, by readers that can: the first `done` bytes of what `read` will resolve with are
+   * final. They count even where the read fails later.
+   */
+  onBytes?: (bytes: Uint8Array, done: number) => void
 }
 
 /** Reads one stored blob. Safe for concurrent calls. */

@@ -105,7 +105,8 @@ class RegistryBlob implements BlobReader {
 }
 
 function lane(options: ReadOptions): FetchOptions {
-  return { lane: options.kind === 'demand' ? 'demand' : 'background', signal: options.signal }
+  const { kind, signal, onBytes } = options
+  return { lane: kind === 'demand' ? 'demand' : 'background', signal, onBytes }
 }
 
 function clientOptions(config: RegistryConfig): RegistryClientOptions {

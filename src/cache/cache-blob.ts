@@ -1,6 +1,6 @@
 import { asFault, fault, type Fault } from '../common/fault.js'
 import type { Logger } from '../common/log.js'
-import type { RequestKind } from '../backend/reader.js'
+import type { ReadOptions } from '../backend/reader.js'
 import type { CachedBlob, EnsureOptions, ReadyBlocks } from './cached-blob.js'
 import { type CacheFile, ioFault } from './cache-file.js'
 import { FailureWindow } from './failure-window.js'
@@ -155,10 +155,10 @@ export class CacheBlob implements CachedBlob, FetchTarget {
 
   // What the planner calls.
 
-  async fetch(offset: number, length: number, kind: RequestKind, signal: AbortSignal): Promise<Uint8Array> {
-    this.stats.countRequest(kind)
+  async fetch(offset: number, length: number, options: ReadOptions): Promise<Uint8Array> {
+    this.stats.countRequest(options.kind)
     try {
-      const stored = await this.#layouts.fetch(offset, length, kind, signal)
+      const stored = await this.#layouts.fetch(offset, length, options)
       this.stats.count('fetchedBytes', length)
       return stored
     } catch (err) {

@@ -16,6 +16,7 @@ import { BlobStats, type CacheCounters, createCounters } from './stats.js'
 import { readBootId } from './written-map.js'
 
 const MIB = 1024 * 1024
+const READAHEAD_BYTES = 8 * MIB
 
 export interface ChunkCacheOptions {
   /** Upstream's work_dir: the files of all blobs. Created where it is missing. */
@@ -91,6 +92,7 @@ export class ChunkCache {
       memoryBytes: options.memoryBytes ?? 64 * MIB,
       maxRequests: options.maxRequests ?? 16,
       batchBytes: options.batchBytes ?? MIB,
+      readaheadBatchBytes: options.readaheadBytes ?? READAHEAD_BYTES,
     })
   }
 
@@ -219,7 +221,7 @@ export class ChunkCache {
           sizeBytes,
           chunkCount,
           validate,
-          readaheadBytes: this.#options.readaheadBytes ?? 8 * MIB,
+          readaheadBytes: this.#options.readaheadBytes ?? READAHEAD_BYTES,
           failureWindowMs: this.#options.failureWindowMs ?? 1000,
           syncBytes: this.#options.syncBytes ?? 64 * MIB,
           syncIdleMs: this.#options.syncIdleMs ?? 2000,

@@ -1,5 +1,5 @@
 import { setMaxListeners } from 'node:events'
-import type { RequestKind } from '../backend/reader.js'
+import type { ReadOptions, RequestKind } from '../backend/reader.js'
 import { asFault, fault, type Fault, isFault } from '../common/fault.js'
 import type { BlobLayout, Extent } from './layout.js'
 
@@ -13,7 +13,7 @@ const MAX_ATTEMPTS = 2
 /** A blob, as the planner sees it. */
 export interface FetchTarget {
   readonly layout: BlobLayout
-  fetch(offset: number, length: number, kind: RequestKind, signal: AbortSignal): Promise<Uint8Array>
+  fetch(offset: number, length: number, options: ReadOptions): Promise<Uint8Array>
   /** Decodes, checks, writes and marks. @throws CHUNK_DIGEST_MISMATCH, CHUNK_DECODE, CACHE_FULL, CACHE_IO */
   store(extent: Extent, stored: Uint8Array): Promise<void>
   /** Told when an extent that a reader waits for cannot be had, before the reader is. */
@@ -27,6 +27,8 @@ export interface PlannerOptions {
   maxRequests: number
   /** Neighbouring extents are merged into requests of up to this many stored bytes. */
   batchBytes: number
+  /** The same for what is read ahead: long ranges cost a registry less, and their chunks count as they arrive. */
+  readaheadBatchBytes: number
 }
 
 /** One extent on its way into the cache file; everyone who needs it shares it. */
@@ -223,7 +225,9 @@ export class FetchPlanner {
   /** The task with its queued neighbours on both sides, in stored order. */
   #merge(task: Task): Task[] {
     const tasks = [task]
-    const { batchBytes, memoryBytes } = this.#options
+    const { batchBytes, readaheadBatchBytes } = this.#options
+    const most = task.kind === 'readahead' ? Math.max(batchBytes, readaheadBatchBytes) : batchBytes
+    const memory = this.#options.memoryBytes * SHARE[task.kind]
     let length = task.extent.storedLength
     let cost = task.costBytes
     for (const forward of [true, false]) {
@@ -233,8 +237,8 @@ export class FetchPlanner {
         if (!next || next.alone) break
         const gap = forward ? gapBetween(edge, next) : gapBetween(next, edge)
         if (gap < 0 || gap > batchBytes / 128) break
-        if (length + gap + next.extent.storedLength > batchBytes) break
-        if (this.#bytes + cost + gap + next.costBytes > memoryBytes) break
+        if (length + gap + next.extent.storedLength > most) break
+        if (this.#bytes + cost + gap + next.costBytes > memory) break
         length += gap + next.extent.storedLength
         cost += gap + next.costBytes
         tasks.push(next)
@@ -244,32 +248,37 @@ export class FetchPlanner {
     return tasks.sort((a, b) => a.extent.firstChunk - b.extent.firstChunk)
   }
 
-  /** Fetches the tasks as one range and stores each; those that somebody waits for first. Never rejects. */
+  /** Fetches the tasks, which ascend, as one range and stores each as soon as its bytes are there. Never rejects. */
   async #send(tasks: readonly Task[], kind: RequestKind): Promise<void> {
     const first = tasks[0]
     if (!first) return
     const { target, abort } = first.queue
     const start = first.extent.storedOffset
-    const length = lengthOf(tasks)
     const cost = costOf(tasks)
+    const arriving = [...tasks]
+    const stores: Promise<void>[] = []
+    const onBytes = (bytes: Uint8Array, done: number): void => {
+      for (let next = arriving[0]; next; next = arriving[0]) {
+        const from = next.extent.storedOffset - start
+        const to = from + next.extent.storedLength
+        if (to > done) return
+        arriving.shift()
+        stores.push(this.#store(next, bytes.subarray(from, to)))
+      }
+    }
     this.#requests++
     this.#bytes += cost
     try {
-      const stored = await target.fetch(start, length, kind, abort.signal)
-      const urgent = tasks.toSorted((a, b) => KINDS.indexOf(a.kind) - KINDS.indexOf(b.kind))
-      await Promise.all(
-        urgent.map(task => {
-          const from = task.extent.storedOffset - start
-          return this.#store(task, stored.subarray(from, from + task.extent.storedLength))
-        }),
-      )
+      const length = lengthOf(tasks)
+      const stored = await target.fetch(start, length, { kind, signal: abort.signal, onBytes })
+      onBytes(stored, length)
     } catch (err) {
       const failure = asFault(err)
-      for (const task of tasks) this.#fetchFailed(task, failure, kind, tasks.length > 1)
-    } finally {
-      this.#requests--
-      this.#bytes -= cost
+      for (const task of arriving.splice(0)) this.#fetchFailed(task, failure, kind, tasks.length > 1)
     }
+    await Promise.all(stores)
+    this.#requests--
+    this.#bytes -= cost
   }
 
   async #store(task: Task, stored: Uint8Array): Promise<void> {

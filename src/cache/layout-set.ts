@@ -1,4 +1,4 @@
-import type { BlobReader, RequestKind } from '../backend/reader.js'
+import type { BlobReader, ReadOptions } from '../backend/reader.js'
 import { asFault, fault, type Fault } from '../common/fault.js'
 import type { BlobLayout, DecodedChunk, LayoutSource } from './layout.js'
 
@@ -73,16 +73,16 @@ export class LayoutSet {
   }
 
   /** Reads stored bytes through the first reader that yields them. @throws the first reader's fault */
-  async fetch(offset: number, length: number, kind: RequestKind, signal: AbortSignal): Promise<Uint8Array> {
+  async fetch(offset: number, length: number, options: ReadOptions): Promise<Uint8Array> {
     let first: Fault | undefined
     for (const reader of new Set(this.#entries.map(entry => entry.origin.reader))) {
       try {
-        const stored = await reader.read(offset, length, { kind, signal })
+        const stored = await reader.read(offset, length, options)
         if (stored.length === length) return stored
         throw fault('REGISTRY_PROTOCOL', `the backend gave ${stored.length} of ${length} bytes`)
       } catch (err) {
         first ??= asFault(err)
-        if (signal.aborted) break
+        if (options.signal?.aborted) break
       }
     }
     throw first ?? fault('CANCELLED', 'the blob was closed')

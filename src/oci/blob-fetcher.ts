@@ -17,6 +17,8 @@ export interface FetchOptions {
   /** Default `demand`. */
   readonly lane?: Lane
   readonly signal?: AbortSignal | undefined
+  /** Told of a range while it arrives: the first `done` bytes of its buffer are there. */
+  readonly onBytes?: ((bytes: Uint8Array, done: number) => void) | undefined
 }
 
 /** Overrides of what redirects name: upstream's `blob_url_scheme` and `blob_redirected_host`. */
@@ -54,12 +56,13 @@ export class BlobFetcher {
     length: number,
     options: FetchOptions = {},
   ): Promise<Uint8Array> {
-    // Not from the shared pool: such a buffer can be handed to a worker without a copy.
-    const out = new Uint8Array(length)
+    // Not from the shared pool: such a buffer can be handed to a worker without a copy. Every byte of it is set below.
+    const out = Buffer.allocUnsafeSlow(length)
     let done = 0
     for await (const piece of this.#resumed(repository, digest, { offset, length }, options)) {
       out.set(piece, done)
       done += piece.length
+      options.onBytes?.(out, done)
     }
     return out
   }

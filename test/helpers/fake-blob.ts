@@ -156,6 +156,8 @@ export class FakeReader implements BlobReader {
   mostActive = 0
   /** Called before each answer; may wait, throw, or give other bytes. */
   answer: ((read: FakeRead, bytes: Uint8Array) => Uint8Array | Promise<Uint8Array>) | undefined
+  /** Called before `answer`; may say how many bytes are there already, once or several times. */
+  arrive: ((read: FakeRead, told: (done: number) => void) => Promise<void>) | undefined
   #onRead: (() => void)[] = []
   readonly stored: Uint8Array
 
@@ -168,7 +170,7 @@ export class FakeReader implements BlobReader {
     return this.stored.length
   }
 
-  async read(offset: number, length: number, { kind, signal }: ReadOptions): Promise<Uint8Array> {
+  async read(offset: number, length: number, { kind, signal, onBytes }: ReadOptions): Promise<Uint8Array> {
     const read = { offset, length, kind }
     this.reads.push(read)
     this.mostActive = Math.max(this.mostActive, ++this.active)
@@ -177,6 +179,7 @@ export class FakeReader implements BlobReader {
     signal?.addEventListener('abort', gaveUp.open, { once: true })
     try {
       const bytes = this.stored.subarray(offset, offset + length)
+      await this.arrive?.(read, done => onBytes?.(bytes, done))
       const cancelled = gaveUp.opened.then(() => Promise.reject(fault('CANCELLED', 'aborted')))
       return await Promise.race([this.answer?.(read, bytes) ?? bytes, cancelled])
     } finally {

@@ -235,6 +235,32 @@ t.test('a merged range that is refused is asked for one by one', async t => {
   t.ok(cached.isReady(0, 2 * 8192))
 })
 
+t.test('chunks of a long answer count as they arrive, also when it breaks off', async t => {
+  const { blob, reader, cached } = await setUp(t, { chunks: [8192, 8192, 8192, 8192] }, { readaheadBytes: 0 })
+  const gate = createGate()
+  reader.arrive = async (_, told) => {
+    told(8000)
+    told(8192)
+    told(2 * 8192 + 1)
+    await gate.opened
+  }
+  reader.answer = () => {
+    throw fault('REGISTRY_UNAVAILABLE', 'broke off')
+  }
+  const asked = [0, 1, 2, 3].map(chunk => cached.ensure(chunk * 8192, 8192, demand))
+  await Promise.all(asked.slice(0, 2))
+  t.equal(reader.active, 1, 'the request goes on')
+  const rest = asked.slice(2).map(promise => t.rejects(promise, { code: 'REGISTRY_UNAVAILABLE' }))
+  gate.open()
+  await Promise.all(rest)
+  t.same(
+    [0, 1, 2, 3].map(chunk => cached.isReady(chunk * 8192, 8192)),
+    [true, true, false, false],
+  )
+  t.equal(reader.reads.length, 1)
+  t.ok(readFileSync(cached.path).subarray(0, 16_384).equals(blob.plain.subarray(0, 16_384)))
+})
+
 t.test('memory and requests stay bounded while a thousand readers ask', async t => {
   const chunks = Array.from({ length: 1000 }, () => 16 * KIB)
   const limit = 256 * KIB
