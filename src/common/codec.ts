@@ -23,6 +23,8 @@ export type Cipher = keyof typeof CIPHERS
 const MAX_EXPANSION = { lz4_block: 255, zstd: 32768 } as const
 
 const ZSTD_LEVEL = 3
+/** lz4-napi puts the size in front of the block, which chunks do not carry. */
+const LZ4_PREFIX = 4
 
 let decoder: zstd.DCtx | undefined
 let encoder: zstd.CCtx | undefined
@@ -52,16 +54,32 @@ export function decompress(compressor: Compressor, stored: Uint8Array, size: num
 
 /** The compressed form: one zstd frame with its content size, or one raw lz4 block. `none` copies nothing. */
 export function compress(compressor: Compressor, bytes: Uint8Array): Uint8Array {
+  if (compressor === 'none') return bytes
+  // Slow, because a slice of a pool would keep the pool.
+  const out = Buffer.allocUnsafeSlow(compressBound(bytes.length))
+  return out.subarray(0, compressInto(compressor, bytes, out))
+}
+
+/** Room that `compressInto` may need for the compressed form of `size` bytes, whatever the compressor. */
+export function compressBound(size: number): number {
+  return Math.max(zstd.compressBound(size), size + Math.ceil(size / 255) + 16)
+}
+
+/** Compresses into `out`, which has room for `compressBound`, and returns the length. */
+export function compressInto(
+  compressor: Exclude<Compressor, 'none'>,
+  bytes: Uint8Array,
+  out: Uint8Array,
+): number {
   switch (compressor) {
-    case 'none':
-      return bytes
-    case 'lz4_block':
-      return lz4CompressSync(asBuffer(bytes)).subarray(4)
-    case 'zstd': {
-      encoder ??= newEncoder()
-      const out = Buffer.allocUnsafeSlow(zstd.compressBound(bytes.length))
-      return out.subarray(0, encoder.compress2(out, bytes))
+    case 'lz4_block': {
+      const packed = lz4CompressSync(asBuffer(bytes))
+      out.set(packed.subarray(LZ4_PREFIX))
+      return packed.length - LZ4_PREFIX
     }
+    case 'zstd':
+      encoder ??= newEncoder()
+      return encoder.compress2(out, bytes)
     case 'gzip':
       throw fault('UNIMPLEMENTED', 'chunks are not written with gzip: use zstd, lz4_block or none')
   }

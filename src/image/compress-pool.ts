@@ -9,7 +9,7 @@ export interface CompressJob {
   /** At least as big as the chunks together. */
   readonly output: ArrayBuffer
   readonly sizes: readonly number[]
-  readonly compressor: Compressor
+  readonly compressor: Exclude<Compressor, 'none'>
 }
 
 export interface CompressReply {
@@ -57,7 +57,9 @@ export class CompressPool {
   #pick(): { worker: Worker; waiting: Waiting[] } {
     const idlest = this.#workers.toSorted((a, b) => a.waiting.length - b.waiting.length)[0]
     if (idlest && (idlest.waiting.length === 0 || this.#workers.length >= this.threads)) return idlest
-    const worker = new Worker(new URL('./compress-worker.js', import.meta.url))
+    const worker = new Worker(new URL('./compress-worker.js', import.meta.url), {
+      resourceLimits: { maxYoungGenerationSizeMb: 4, maxOldGenerationSizeMb: 64 },
+    })
     const waiting: Waiting[] = []
     worker.on('message', (reply: CompressReply) => {
       const next = waiting.shift()
