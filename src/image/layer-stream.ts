@@ -16,24 +16,33 @@ const MAGIC_BYTES = 6
  */
 export async function* decompressLayer(source: ByteStream, limits: LayerLimits): AsyncGenerator<Uint8Array> {
   const input = new CountedInput(source)
-  const magic = await input.peek(MAGIC_BYTES)
   let outputBytes = 0
-  for await (const piece of decompress(input, magic)) {
-    outputBytes += piece.length
-    if (outputBytes > limits.maxBytes) {
-      throw fault(
-        'IMAGE_TOO_LARGE',
-        `the layer holds more than ${limits.maxBytes} bytes uncompressed: raise --max-layer-size if you trust it`,
-      )
+  try {
+    for await (const piece of decompress(input, await input.peek(MAGIC_BYTES))) {
+      outputBytes += piece.length
+      checkSize(outputBytes, input.bytes, limits)
+      yield piece
     }
-    if (outputBytes > limits.ratioFloorBytes && outputBytes > limits.maxRatio * input.bytes) {
-      throw fault(
-        'IMAGE_TOO_LARGE',
-        `the layer's ${input.bytes} compressed bytes grew to more than ${outputBytes}: it looks like a ` +
-          'decompression bomb; raise --max-compression-ratio if you trust it',
-      )
-    }
-    yield piece
+    // The source checks its digest at its end, which padding behind the compressed data must not hide.
+    await input.drain()
+  } finally {
+    await input.close()
+  }
+}
+
+function checkSize(outputBytes: number, inputBytes: number, limits: LayerLimits): void {
+  if (outputBytes > limits.maxBytes) {
+    throw fault(
+      'IMAGE_TOO_LARGE',
+      `the layer holds more than ${limits.maxBytes} bytes uncompressed: raise --max-layer-size if you trust it`,
+    )
+  }
+  if (outputBytes > limits.ratioFloorBytes && outputBytes > limits.maxRatio * inputBytes) {
+    throw fault(
+      'IMAGE_TOO_LARGE',
+      `the layer's ${inputBytes} compressed bytes grew to more than ${outputBytes}: it looks like a ` +
+        'decompression bomb; raise --max-compression-ratio if you trust it',
+    )
   }
 }
 
@@ -115,16 +124,20 @@ class CountedInput implements ByteStream {
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array> {
-    try {
-      for (;;) {
-        const head = this.#head.shift()
-        const next = head ? { value: head, done: false as const } : await this.#source.next()
-        if (next.done) return
-        this.bytes += next.value.length
-        yield next.value
-      }
-    } finally {
-      await this.#source.return?.()
+    for (;;) {
+      const head = this.#head.shift()
+      const next = head ? { value: head, done: false as const } : await this.#source.next()
+      if (next.done) return
+      this.bytes += next.value.length
+      yield next.value
     }
+  }
+
+  async drain(): Promise<void> {
+    while (!(await this.#source.next()).done);
+  }
+
+  async close(): Promise<void> {
+    await this.#source.return?.()
   }
 }

@@ -40,7 +40,8 @@ const MAX_TARGET_BYTES = 4095
 export async function* readTar(source: ByteStream): AsyncGenerator<TarEntry> {
   const { extract, takeRecordBytes } = createByteExactExtract()
   let sourceFailure: unknown
-  const feeding = feed(source, extract).catch((err: unknown) => {
+  let ended = false
+  const feeding = feed(source, extract, () => ended).catch((err: unknown) => {
     sourceFailure = err
     extract.destroy(asFault(err))
   })
@@ -53,7 +54,10 @@ export async function* readTar(source: ByteStream): AsyncGenerator<TarEntry> {
       const header = entry.header as unknown as RawHeader
       const zeroBytes = header.byteOffset - BLOCK - takeRecordBytes() - previousEnd
       // Two blocks of zeros end an archive; what stands behind them no other reader would see.
-      if (zeroBytes >= 2 * BLOCK) break
+      if (zeroBytes >= 2 * BLOCK) {
+        ended = true
+        break
+      }
       if (zeroBytes !== 0) throw entryFault('TAR_INVALID', header.name, 'follows a lone block of zeros')
       const size = header.type === 'directory' ? 0 : header.size
       previousEnd = header.byteOffset + Math.ceil(size / BLOCK) * BLOCK
@@ -66,10 +70,14 @@ export async function* readTar(source: ByteStream): AsyncGenerator<TarEntry> {
     extract.destroy(null)
     await feeding
   }
+  // Behind the archive's end the source may still say that its digest is wrong.
+  if (ended && sourceFailure !== undefined) throw asFault(sourceFailure)
 }
 
-async function feed(source: ByteStream, extract: Extract): Promise<void> {
+/** Gives the source to the extractor, and what stands behind an archive's end to nobody. */
+async function feed(source: ByteStream, extract: Extract, isEnded: () => boolean): Promise<void> {
   for await (const piece of source) {
+    if (isEnded()) continue
     if (extract.destroyed) return
     if (!extract.write(piece)) await drained(extract)
   }

@@ -76,3 +76,18 @@ t.test('a fault of the source comes through', async t => {
     }, /connection reset/)
   }
 })
+
+t.test('the source is read to its end, where it checks its digest', async t => {
+  for (const bytes of [gzipSync(content), zstd(content), content]) {
+    async function* padded(): AsyncGenerator<Uint8Array> {
+      yield* pieces(Buffer.concat([bytes, Buffer.alloc(bytes === content ? 0 : 300_000)]))
+      throw new Error('wrong digest')
+    }
+    await t.rejects(
+      async () => {
+        for await (const piece of decompressLayer(padded(), DEFAULT_LIMITS)) t.ok(piece.length)
+      },
+      bytes[0] === 0x28 ? { message: /wrong digest|damaged/ } : /wrong digest/,
+    )
+  }
+})

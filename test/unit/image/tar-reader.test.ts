@@ -138,6 +138,13 @@ t.test('what stands behind the end of the archive is not read', async t => {
     ['seen'],
   )
   t.same(await readAll(Buffer.alloc(1024)), [], 'an empty archive is one')
+  async function* wrongDigest(): AsyncGenerator<Uint8Array> {
+    yield* pieces(hidden, 100)
+    throw new Error('wrong digest')
+  }
+  await t.rejects(async () => {
+    for await (const { name } of readTar(wrongDigest())) t.equal(name, 'seen')
+  }, /wrong digest/)
 })
 
 t.test('hostile and damaged archives are refused by name', async t => {

@@ -1,0 +1,163 @@
+import { Command, InvalidArgumentError, Option } from 'commander'
+import { parseDurationMs } from '../common/duration.js'
+import { fault } from '../common/fault.js'
+import { MAX_CHUNK_SIZE, MIN_CHUNK_SIZE } from '../erofs/format.js'
+import { DEFAULT_LIMITS } from '../image/limits.js'
+
+/** Options of `nydusify convert`, as commander gives them. */
+export interface ConvertFlags {
+  source: string
+  target?: string
+  targetSuffix?: string
+  sourceInsecure: boolean
+  targetInsecure: boolean
+  plainHttp: boolean
+  compressor: 'zstd' | 'lz4_block' | 'none'
+  fsChunkSize: number
+  fsVersion: string
+  workDir: string
+  platform?: string
+  oci: boolean
+  prefetchDir: string
+  prefetchPatterns: boolean
+  outputJson?: string
+  pushRetryCount: number
+  pushRetryDelay: number
+  maxLayerSize: number
+  maxCompressionRatio: number
+}
+
+/** Upstream's flags whose part comes with a later release, with their aliases; `<value>` marks those that take one. */
+const LATER = [
+  '--source-archive <file>',
+  '--target-archive <file>',
+  '--source-backend-type <type>',
+  '--source-backend-config <json>',
+  '--backend-config <json>',
+  '--backend-config-file <file>',
+  '--backend-force-push',
+  '--build-cache <ref>',
+  '--build-cache-tag <tag>',
+  '--build-cache-version <version>',
+  '--build-cache-insecure',
+  '--build-cache-max-records <n>',
+  '--chunk-dict <dict>',
+  '--chunk-dict-insecure',
+  '--merge-platform',
+  '--multi-platform',
+  '--all-platforms',
+  '--oci-ref',
+  '--with-referrer',
+  '--reverse',
+  '--encrypt-recipients <list>',
+]
+
+/** Upstream's flags that change nothing here, and why. */
+const WITHOUT_EFFECT = {
+  '--nydus-image <path>': 'the builder is part of this program',
+  '--docker-v2-format': "the source's media types are kept unless --oci is given",
+  '--fs-align-chunk': 'RAFS v6 chunks are always aligned',
+  '--backend-aligned-chunk': 'RAFS v6 chunks are always aligned',
+}
+
+/** Declares upstream's options; each also comes from an environment variable of its name in capitals. */
+export function addConvertOptions(command: Command): Command {
+  const options = [
+    new Option('--source <ref>', 'image to convert').makeOptionMandatory(),
+    new Option('--target <ref>', 'where the converted image goes, with a tag').conflicts('targetSuffix'),
+    new Option('--target-suffix <text>', 'the source with this appended to its tag is the target'),
+    new Option('--source-insecure', 'accept any certificate of the source, or plain HTTP').default(false),
+    new Option('--target-insecure', 'accept any certificate of the target, or plain HTTP').default(false),
+    new Option('--plain-http', 'speak plain HTTP to both registries').default(false),
+    new Option('--compressor <name>', 'of chunks').choices(['zstd', 'lz4_block', 'none']).default('zstd'),
+    new Option('--chunk-size, --fs-chunk-size <size>', 'power of two, 0x1000 to 0x1000000')
+      .argParser(parseChunkSize)
+      .default(0x100000, '0x100000'),
+    new Option('--fs-version <n>', 'RAFS version').choices(['5', '6']).default('6'),
+    new Option('--work-dir <dir>', 'for temporary files').default('./tmp'),
+    new Option('--platform <os/arch>', "of an index; default: linux on this machine's architecture"),
+    new Option('--oci', 'OCI media types even where the source has docker ones').default(false),
+    new Option('--prefetch-dir <path>', 'directory to prefetch').default('/').conflicts('prefetchPatterns'),
+    new Option('--prefetch-patterns', 'read paths to prefetch from standard input').default(false),
+    new Option('--output-json <file>', 'write figures of the conversion'),
+    new Option('--push-retry-count <n>', 'retries of a push').argParser(parseCount).default(3),
+    new Option('--push-retry-delay <duration>', 'first wait between them')
+      .argParser(parseDelay)
+      .default(5000, '5s'),
+    new Option('--backend-type <type>', 'where blobs go')
+      .choices(['registry', 'oss', 's3', 'localfs'])
+      .default('registry'),
+    new Option('--batch-size <size>', 'merge small chunks up to this size').default('0'),
+    new Option('--max-layer-size <bytes>', 'refuse a layer with more uncompressed bytes')
+      .argParser(parseCount)
+      .default(DEFAULT_LIMITS.maxBytes),
+    new Option('--max-compression-ratio <n>', 'refuse a large layer that grows more than this')
+      .argParser(parseCount)
+      .default(DEFAULT_LIMITS.maxRatio),
+    ...[...LATER, ...Object.keys(WITHOUT_EFFECT)].map(flags => new Option(flags).hideHelp()),
+  ]
+  for (const option of options) command.addOption(option.env(environmentName(option)))
+  return command
+}
+
+/**
+ * Refuses options of a later release by name, and returns sentences about those that have no effect.
+ * @throws UNIMPLEMENTED, USAGE
+ */
+export function checkConvertOptions(command: Command): string[] {
+  const isGiven = (flags: string): boolean => {
+    const name = new Option(flags).attributeName()
+    const source = command.getOptionValueSource(name)
+    const value: unknown = command.getOptionValue(name)
+    return source !== undefined && source !== 'default' && value !== false
+  }
+  const later = LATER.find(isGiven)
+  if (later !== undefined) throw comesLater(longName(later))
+  const { backendType, batchSize, fsVersion } = command.opts<Record<string, string>>()
+  if (backendType !== 'registry') throw comesLater(`--backend-type ${backendType ?? ''}`)
+  if (Number(batchSize) !== 0) throw comesLater('--batch-size')
+  if (fsVersion !== '6') throw comesLater(`--fs-version ${fsVersion ?? ''}`)
+  return Object.entries(WITHOUT_EFFECT)
+    .filter(([flags]) => isGiven(flags))
+    .map(([flags, why]) => `${longName(flags)} has no effect: ${why}`)
+}
+
+/** A flag in the environment is set by `1` or `true` and cleared by `0` or `false`, as upstream reads them. */
+export function normalizeEnvironment(env: NodeJS.ProcessEnv, command: Command): void {
+  for (const option of command.options) {
+    const name = option.envVar
+    if (name === undefined || option.required || option.optional) continue
+    const value = env[name]?.toLowerCase()
+    if (value === '' || value === '0' || value === 'false' || value === 'f') delete env[name]
+  }
+}
+
+function environmentName(option: Option): string {
+  return (option.long ?? '').replace(/^--/, '').replaceAll('-', '_').toUpperCase()
+}
+
+function longName(flags: string): string {
+  return flags.split(' ', 1)[0] ?? flags
+}
+
+function comesLater(what: string): Error {
+  return fault('UNIMPLEMENTED', `nydusify convert ${what} comes with a later release: leave it out`)
+}
+
+function parseChunkSize(text: string): number {
+  const size = /^(?:0x[0-9a-f]+|[0-9]+)$/i.test(text) ? Number(text) : 0
+  if (size < MIN_CHUNK_SIZE || size > MAX_CHUNK_SIZE || !Number.isInteger(Math.log2(size)))
+    throw new InvalidArgumentError('It must be a power of two from 0x1000 to 0x1000000.')
+  return size
+}
+
+function parseCount(text: string): number {
+  if (!/^[0-9]{1,15}$/.test(text)) throw new InvalidArgumentError('It must be a whole number.')
+  return Number(text)
+}
+
+function parseDelay(text: string): number {
+  const delayMs = parseDurationMs(text)
+  if (delayMs === undefined || delayMs < 0) throw new InvalidArgumentError('It must be a duration like 5s.')
+  return delayMs
+}
