@@ -16,9 +16,13 @@ const MIB = 1024 * 1024
 const SIZE = 512 * MIB
 const EVENT = 128 * 1024
 const POOL = 32
-const pool = Array.from({ length: POOL }, (_, i) => new Uint8Array(MIB).map((_, j) => (j * 31 + i * 7) >>> 3))
-const digests = pool.map(bytes => Buffer.from(digestOf('blake3', bytes)))
-const bytesOf = (chunk: number) => pool[chunk % POOL] ?? new Uint8Array(0)
+/** The stored blob repeats after POOL chunks; twice here, so that every range is one piece of it. */
+const stored = new Uint8Array(2 * POOL * MIB)
+for (let i = 0; i < POOL * MIB; i++) stored[i] = (i * 31 + (i >>> 20) * 7) >>> 3
+stored.copyWithin(POOL * MIB, 0, POOL * MIB)
+const bytesAt = (offset: number, length: number) =>
+  stored.subarray(offset % (POOL * MIB), (offset % (POOL * MIB)) + length)
+const digests = Array.from({ length: POOL }, (_, i) => Buffer.from(digestOf('blake3', bytesAt(i * MIB, MIB))))
 
 const layout: BlobLayout = {
   chunkCount: SIZE / MIB,
@@ -49,7 +53,8 @@ const directory = mkdtempSync(path.join(os.tmpdir(), 'bench-cache-'))
 async function plainLoop(): Promise<void> {
   const file = await open(path.join(directory, 'plain'), 'w')
   await file.truncate(SIZE)
-  for (let chunk = 0; chunk < SIZE / MIB; chunk++) await file.write(bytesOf(chunk), 0, MIB, chunk * MIB)
+  for (let chunk = 0; chunk < SIZE / MIB; chunk++)
+    await file.write(bytesAt(chunk * MIB, MIB), 0, MIB, chunk * MIB)
   await file.close()
 }
 
@@ -58,9 +63,9 @@ async function throughCache(validate: boolean, step: number, delayMs = 0): Promi
   const reader = {
     blobId: '0'.repeat(64),
     size: () => Promise.resolve(SIZE),
-    read: async (offset: number) => {
+    read: async (offset: number, length: number) => {
       if (delayMs > 0) await new Promise(resolve => setTimeout(resolve, delayMs))
-      return bytesOf(offset / MIB)
+      return bytesAt(offset, length)
     },
   }
   const layoutSource = { load: () => Promise.resolve(layout) }
