@@ -53,6 +53,8 @@ export function resolveSettings(flags: Flags): Settings {
     explicit.set('daemon.nydusd_config', flags.configPath)
   for (const [key, value] of flags.values) explicit.set(key, value)
 
+  const level = explicit.get('log.level')
+  if (typeof level === 'string') explicit.set('log.level', level.toLowerCase())
   const values = new Map(explicit)
   for (const key of Object.keys(CONFIG_KEYS).filter(isConfigKey))
     if (!values.has(key)) values.set(key, configKey(key).default)
@@ -85,7 +87,7 @@ function settingsOf(
     nydusdConfigPath: text('daemon.nydusd_config'),
     nydusdConfigGiven: explicit.has('daemon.nydusd_config'),
     fsDriver: text('daemon.fs_driver'),
-    logLevel: text('log.level').toLowerCase(),
+    logLevel: text('log.level'),
     logDirectory: orDefault('log.dir', 'logs'),
     logToStdout: on('log.log_to_stdout'),
     syncRemove: on('snapshot.sync_remove'),

@@ -85,7 +85,11 @@ export class Supervisor implements ImageMounts {
   }
 
   start(): Promise<void> {
-    this.#ready ??= this.#recover()
+    // What failed (no daemon, no driver) may be mended meanwhile: the next call tries again.
+    this.#ready ??= this.#recover().catch((err: unknown) => {
+      this.#ready = undefined
+      throw err
+    })
     return this.#ready
   }
 
