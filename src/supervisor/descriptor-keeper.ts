@@ -38,7 +38,7 @@ export class DescriptorKeeper {
     return [...this.#kept].map(([name, fd]) => ({ name, fd }))
   }
 
-  /** Lets go of everything: only when nothing is mounted. */
+  /** Lets go of everything: when the daemon holds it too, or nothing is mounted. */
   release(): void {
     for (const fd of this.#kept.values()) closeSync(fd)
     this.#kept.clear()

@@ -128,6 +128,7 @@ export class Supervisor implements ImageMounts {
       .map(r => this.#describe(r))
   }
 
+  /** The process is about to end: a successor of ours takes the descriptors again from the living daemon. */
   async close(options: { cleanup: boolean }): Promise<void> {
     if (options.cleanup) {
       for (const id of [...this.#instances.keys()]) await this.unmount(id)
@@ -136,6 +137,7 @@ export class Supervisor implements ImageMounts {
     this.#closing.abort()
     await this.#ready?.catch(() => undefined)
     if (options.cleanup) await this.#stopForGood()
+    this.#keeper.release()
     await this.#client?.close()
   }
 
@@ -157,7 +159,6 @@ export class Supervisor implements ImageMounts {
     }
     await processEnded(this.#daemonPid)
     await this.#options.store.write([{ type: 'del', key: DAEMON_KEY }])
-    this.#keeper.release()
   }
 
   // Mounting
