@@ -1,0 +1,74 @@
+#!/bin/sh
+# npm test: installs what the tests need, builds, checks types, lint and format, runs every test and the VM cases.
+#
+#   test.sh [--no-vm]
+#
+# Ends with "N passed, N failed, N skipped": assertions of the test files and cases of the VM, each counted once.
+# Needs root for mounts, containers and the cache directories; without it those tests are skipped, and say so.
+# Exit 0 when nothing failed.
+set -eu
+cd "$(dirname "$0")/.."
+
+vm=yes
+for option; do
+  case $option in
+    --no-vm) vm='' ;;
+    *) echo "test: unknown option $option; usage: test.sh [--no-vm]" >&2; exit 2 ;;
+  esac
+done
+say() { echo "test: $*"; }
+
+command -v node >/dev/null || { say 'Node is not installed: install Node 20.18.1 or newer' >&2; exit 4; }
+if command -v apt-get >/dev/null && { [ "$(id -u)" = 0 ] || command -v sudo >/dev/null; }; then
+  sh scripts/setup-debian.sh test
+else
+  say 'Debian packages are not installed from here: tests that miss one are skipped'
+fi
+sh scripts/setup-npm.sh
+say 'building'
+sh scripts/build.sh
+
+logs=$(mktemp -d "${TMPDIR:-/tmp}/nydus-tests.XXXXXX")
+passed=0 failed=0 skipped=0
+
+say 'checking lint and format'
+if npx --no-install eslint . && npx --no-install prettier --check . >"$logs/prettier.log" 2>&1; then
+  passed=$((passed + 1))
+else
+  cat "$logs/prettier.log" 2>/dev/null || true
+  say 'FAILED: lint or format'
+  failed=$((failed + 1))
+fi
+
+# The whole report goes to a file; what is shown is a line a test file, and the report of each that failed.
+say 'running the tests'
+status=0
+npx --no-install tap --reporter=tap >"$logs/tap.log" 2>&1 || status=$?
+node scripts/tap-summary.mjs "$logs/tap.log" >"$logs/counts"
+# shellcheck disable=SC2046 # three numbers
+set -- $(tail -n 1 "$logs/counts")
+sed '$d' "$logs/counts"
+passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + $3))
+if [ "$status" -ne 0 ] && [ "$2" -eq 0 ]; then
+  tail -n 40 "$logs/tap.log"
+  say "FAILED: tap ended with $status"
+  failed=$((failed + 1))
+fi
+
+if [ -n "$vm" ]; then
+  say 'running the VM cases (the first time builds a kernel: some minutes)'
+  sh vm-tests/run.sh >"$logs/vm.log" || true
+  sed '$d' "$logs/vm.log"
+  # shellcheck disable=SC2046 # three numbers
+  set -- $(sed -n '$s/^\([0-9]*\) passed, \([0-9]*\) failed\(, \([0-9]*\) skipped\)\{0,1\}$/\1 \2 \4/p' "$logs/vm.log")
+  if [ $# -ge 2 ]; then
+    passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + ${3:-0}))
+  else
+    tail -n 20 "$logs/vm.log"
+    failed=$((failed + 1))
+  fi
+fi
+
+if [ "$failed" -gt 0 ]; then say "logs: $logs"; else rm -rf "$logs"; fi
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ]
