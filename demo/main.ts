@@ -2,25 +2,61 @@
  * The demo: one image from this machine, pulled and started twice, lazily and in full.
  * scripts/demo.sh runs it in namespaces of its own, whose end takes every process and mount of it along.
  */
-import { mkdirSync } from 'node:fs'
 import path from 'node:path'
 import { startContainerd } from '../test/helpers/containerd.js'
 import { DockerRegistry } from '../test/helpers/docker-registry.js'
-import { writeImage } from './image.js'
+import { type ImageSummary, writeImage } from './image.js'
 import { applicationLayer, busyboxLayer, nodeLayer, toolsLayer } from './layers.js'
 import { type Result, measure, seconds } from './measure.js'
+import { program, runProgram } from './programs.js'
+import { pushLayout } from './push.js'
 import { mebibytes, say, table } from './say.js'
+import { mountedDriver, startSnapshotter } from './snapshotter.js'
 
 const directory = process.argv[2] ?? ''
+/** Also the name of its cgroups: scripts/demo.sh removes them by it. */
 const namespace = path.basename(directory)
 const at = (name: string): string => path.join(directory, name)
 
 async function main(): Promise<void> {
-  mkdirSync(at('tmp'))
+  const image = await buildImage()
+  say('starting a registry on loopback and pushing the image')
+  const registry = new DockerRegistry({})
+  await registry.start()
+  const [plain, lazy] = [`${registry.host}/demo:oci`, `${registry.host}/demo:nydus`]
+  await pushLayout(at('layout'), plain)
+
+  say('converting it with nydusify')
+  const convert = ['convert', '--source', plain, '--target', lazy, '--work-dir', at('nydusify')]
+  await runProgram(process.execPath, [program('nydusify'), ...convert], at('nydusify.log'))
+
+  say('starting containerd-nydus-grpc and containerd')
+  const stopSnapshotter = await startSnapshotter(directory, at('nydus.sock'))
+  const containerd = await startContainerd({ directory, proxySnapshotters: { nydus: at('nydus.sock') } })
+
+  say('nydus: pulling with ctr-remote image rpull')
+  const flags = ['--address', containerd.address, '--namespace', namespace]
+  const rpull = ['image', 'rpull', '--snapshotter', 'nydus', lazy]
+  const pullLazily = (): Promise<void> =>
+    runProgram(process.execPath, [program('ctr-remote'), ...flags, ...rpull], at('rpull.log'))
+  const lazyRun = { name: 'nydus', snapshotter: 'nydus', reference: lazy, pull: pullLazily }
+  const first = await measure(lazyRun, containerd, registry, namespace, mountedDriver)
+
+  say('overlayfs: pulling in full with ctr')
+  const pull = ['images', 'pull', '--plain-http', '--snapshotter', 'overlayfs', plain]
+  const pullInFull = (): Promise<void> => runProgram('ctr', [...flags, ...pull], at('pull.log'))
+  const fullRun = { name: 'overlayfs', snapshotter: 'overlayfs', reference: plain, pull: pullInFull }
+  const second = await measure(fullRun, containerd, registry, namespace, () => 'overlayfs, full pull')
+
+  process.stdout.write(`\n${comparison(image, [first, second])}\n\n`)
+  await containerd.stop()
+  await stopSnapshotter()
+  await registry.remove()
+}
+
+async function buildImage(): Promise<ImageSummary> {
   say('building the image: busybox, Node with its libraries, npm, a web application')
-  const layers = [busyboxLayer(), nodeLayer(), toolsLayer(), applicationLayer()].filter(
-    layer => layer.length > 0,
-  )
+  const layers = [busyboxLayer(), nodeLayer(), toolsLayer(), applicationLayer()].filter(one => one.length > 0)
   const config = {
     Cmd: ['/usr/bin/node', '/app/server.mjs'],
     Env: ['PATH=/usr/bin:/bin'],
@@ -29,35 +65,10 @@ async function main(): Promise<void> {
   const image = await writeImage(at('layout'), 'app', layers, config)
   const sizes = `${mebibytes(image.fileBytes)}, ${mebibytes(image.layerBytes)} compressed`
   say(`image: ${layers.length} layers, ${image.files} files, ${sizes}`)
+  return image
+}
 
-  say('starting a registry on loopback and pushing the image')
-  const registry = new DockerRegistry({})
-  await registry.start()
-  registry.pushLayout(at('layout'), 'app', 'demo:oci')
-  const plain = `${registry.host}/demo:oci`
-
-  say('starting containerd')
-  const containerd = await startContainerd({ directory })
-  const results: Result[] = []
-
-  say('overlayfs: pulling in full with ctr')
-  const pullPlain = async (): Promise<void> => {
-    const args = [
-      '--namespace',
-      namespace,
-      'images',
-      'pull',
-      '--plain-http',
-      '--snapshotter',
-      'overlayfs',
-      plain,
-    ]
-    const pulled = await containerd.ctr(...args)
-    if (pulled.code !== 0) throw new Error(`ctr images pull failed: ${pulled.stderr}`)
-  }
-  const full = { driver: 'overlayfs, full pull', snapshotter: 'overlayfs', reference: plain, pull: pullPlain }
-  results.push(await measure(full, containerd, registry, namespace))
-
+function comparison(image: ImageSummary, results: Result[]): string {
   const heads = ['driver', 'image', 'fetched', 'requests', 'pull', 'pull to first HTTP 200']
   const rows = results.map(one => [
     one.driver,
@@ -67,9 +78,7 @@ async function main(): Promise<void> {
     seconds(one.pullMs),
     seconds(one.firstAnswerMs),
   ])
-  process.stdout.write(`\n${table([heads, ...rows])}\n\n`)
-  await containerd.stop()
-  await registry.remove()
+  return table([heads, ...rows])
 }
 
 main().catch((err: unknown) => {

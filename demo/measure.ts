@@ -12,8 +12,8 @@ const FIRST_ANSWER_TIMEOUT_MS = 120_000
 const RETRY_MS = 20
 
 export interface Run {
-  /** Name of the row. */
-  driver: string
+  /** For the lines that tell how far it is. */
+  name: string
   snapshotter: string
   reference: string
   /** Pulls the image; the clock runs. */
@@ -28,12 +28,16 @@ export interface Result {
   firstAnswerMs: number
 }
 
-/** Pulls and starts the image with cold caches and waits for the first HTTP 200 of the application in it. */
+/**
+ * Pulls and starts the image with cold caches and waits for the first HTTP 200 of the application in it. `driverOf` is
+ * asked while the container runs.
+ */
 export async function measure(
   run: Run,
   containerd: PrivateContainerd,
   registry: DockerRegistry,
   namespace: string,
+  driverOf: () => string,
 ): Promise<Result> {
   dropPageCache()
   const seen = registry.accessLog.length
@@ -44,7 +48,7 @@ export async function measure(
   const start = performance.now()
   await run.pull()
   const pullMs = performance.now() - start
-  say(`${run.driver}: pulled in ${seconds(pullMs)}; starting the container`)
+  say(`${run.name}: pulled in ${seconds(pullMs)}; starting the container`)
   const place = ['--detach', '--net-host', '--env', `PORT=${port}`, '--log-uri', `file://${log}`]
   const ran = await containerd.ctr(
     ...['--namespace', namespace, 'run', ...containerd.runArgs, '--snapshotter', run.snapshotter],
@@ -55,11 +59,12 @@ export async function measure(
   if (ran.code !== 0) throw new Error(`ctr run failed: ${ran.stderr}`)
   await firstAnswer(port, log)
   const firstAnswerMs = performance.now() - start
-  say(`${run.driver}: HTTP 200 from the application after ${seconds(firstAnswerMs)}`)
+  say(`${run.name}: HTTP 200 from the application after ${seconds(firstAnswerMs)}`)
+  const driver = driverOf()
   await stopContainer(containerd, namespace, id)
   const served = registry.accessLog.slice(seen).filter(line => line.method === 'GET')
   const fetchedBytes = served.reduce((sum, line) => sum + line.bytes, 0)
-  return { driver: run.driver, fetchedBytes, requests: served.length, pullMs, firstAnswerMs }
+  return { driver, fetchedBytes, requests: served.length, pullMs, firstAnswerMs }
 }
 
 export function seconds(ms: number): string {
