@@ -23,6 +23,16 @@ export class SnapshotsClient {
     })
   }
 
+  /** Waits until the server answers. */
+  async connect(): Promise<void> {
+    await new Promise<void>((resolve, reject) => {
+      this.#client.waitForReady(Date.now() + 30_000, err => {
+        if (err) reject(err)
+        else resolve()
+      })
+    })
+  }
+
   async prepare(key: string, parent: string, labels: Labels = {}): Promise<Mount[]> {
     return (await this.#call<{ mounts: Mount[] }>('Prepare', { key, parent, labels })).mounts
   }
@@ -86,7 +96,6 @@ export class SnapshotsClient {
 
   async #call<A>(name: string, message: object): Promise<A> {
     return await new Promise<A>((resolve, reject) => {
-      // The first call waits until the socket is there: the server may be starting.
       const options = { deadline: Date.now() + 30_000 }
       this.#method(name).call(this.#client, message, options, (err: ServiceError | null, answer: A) => {
         if (err) reject(err)
