@@ -112,7 +112,7 @@ async function firstSignal(): Promise<string> {
 
 function openLog(settings: Settings): Logger {
   const { logLevel: level, logDirectory } = settings
-  if (settings.logToStdout) return createLogger({ name: NAME, level })
+  if (settings.logToStdout) return createLogger({ name: NAME, level, fd: 1 })
   mkdirSync(logDirectory, { recursive: true, mode: 0o700 })
   return createLogger({ name: NAME, level, file: path.join(logDirectory, 'nydus-snapshotter.log') })
 }

@@ -18,12 +18,12 @@ const SECRET_KEYS = [
 ]
 
 /**
- * The root logger of a process: JSON lines on standard error, or appended to `file`.
+ * The root logger of a process: JSON lines on standard error, on another descriptor, or appended to `file`.
  * Writes are synchronous, so that a process killed right after a line has written it.
  */
-export function createLogger(options: { name: string; level?: string; file?: string }): Logger {
+export function createLogger(options: { name: string; level?: string; fd?: number; file?: string }): Logger {
   const stream: DestinationStream = destination({
-    dest: options.file === undefined ? 2 : openSync(options.file, 'a', 0o600),
+    dest: options.file === undefined ? (options.fd ?? 2) : openSync(options.file, 'a', 0o600),
     sync: true,
   })
   return pino(
