@@ -13,29 +13,12 @@ import { Journal } from '../../../src/fanotify/journal.js'
 import { dropFileCache, probeRead } from '../../../src/native/file.js'
 import { mountErofs, unmount } from '../../../src/native/mount.js'
 import { BufferBlob } from '../../helpers/buffer-blob.js'
-import { erofsMissing, makeErofsImage } from '../../helpers/erofs-image.js'
+import { makeErofsImage } from '../../helpers/erofs-image.js'
 import { scratch } from '../../helpers/scratch.js'
+import { fanotifyMissing } from '../../helpers/supervised.js'
 
 const run = promisify(execFile)
 const TIMEOUT = { timeoutMs: 20_000 }
-
-function whyNot(): string | false {
-  if (erofsMissing !== false) return erofsMissing
-  const directory = mkdtempSync(join(tmpdir(), 'fanotify-'))
-  try {
-    const driver = new FanotifyDriver({
-      cacheDirectory: directory,
-      runDirectory: directory,
-      logger: silentLogger,
-    })
-    for (const { fd } of driver.descriptors()) closeSync(fd)
-    return false
-  } catch (err) {
-    return `no pre-content events here: ${String(err)}`
-  } finally {
-    rmSync(directory, { recursive: true })
-  }
-}
 
 /** A mounted image with one lazy blob. */
 async function lazyMount(t: Test, size: number) {
@@ -84,7 +67,7 @@ const sha256 = (bytes: Buffer): string => createHash('sha256').update(bytes).dig
 const marks = (fd: number): number =>
   readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8').split('fanotify ino:').length - 1
 
-const skip = whyNot()
+const skip = fanotifyMissing
 
 t.test('a lazy file reads right, and its blob is unmarked once complete', { skip }, async t => {
   const m = await lazyMount(t, 1_000_000)

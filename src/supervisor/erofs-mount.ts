@@ -1,0 +1,101 @@
+/** Mounting one image and proving that its reads are intercepted. */
+import { mkdirSync } from 'node:fs'
+import { join } from 'node:path'
+import type { InstanceInfo } from '../client/api.js'
+import { asFault, fault, hasErrno } from '../common/fault.js'
+import type { Logger } from '../common/log.js'
+import { probeRead } from '../native/file.js'
+import { mountErofs, unmount } from '../native/mount.js'
+import { findMount } from './mount-table.js'
+import { findNew, listBackingDevices, listSuperblocks, setReadAhead } from './superblock.js'
+
+/** How long the kernel may take over a mount or an unmount that waits for the daemon. */
+const MOUNT_TIMEOUT_MS = 60_000
+const CANARY_TIMEOUT_MS = 15_000
+
+export function isErofsMounted(mountpoint: string): boolean {
+  return findMount(mountpoint)?.fsType === 'erofs'
+}
+
+/**
+ * Mounts what the daemon planned. One call at a time: what is new in sysfs is then its own.
+ * @returns the superblock's name below /sys/fs/erofs, null where it cannot be told
+ * @throws MOUNT_FAILED, LOOP_DEVICE
+ */
+export async function mountInstance(
+  instance: InstanceInfo,
+  mountpoint: string,
+  logger: Logger,
+): Promise<string | null> {
+  const { mount } = instance
+  mkdirSync(mountpoint, { recursive: true, mode: 0o755 })
+  const superblocks = listSuperblocks()
+  const devices = listBackingDevices()
+  const plan =
+    mount.kind === 'file'
+      ? { source: mount.source, devices: mount.devices }
+      : { source: mount.fsid, fsid: mount.fsid, domainId: mount.domainId }
+  try {
+    await mountErofs({ ...plan, target: mountpoint, timeoutMs: MOUNT_TIMEOUT_MS })
+  } catch (err) {
+    throw fault('MOUNT_FAILED', `the kernel does not mount the image: ${asFault(err).message}`, {
+      cause: err,
+    })
+  }
+  refuseLoopDevice(mountpoint)
+  const device = findNew(devices, listBackingDevices())
+  if (device === undefined || !setReadAhead(device)) {
+    logger.warn({ mountpoint }, 'the read-ahead of the mount was left at the kernel default')
+  }
+  return findNew(superblocks, listSuperblocks()) ?? null
+}
+
+/**
+ * The canary: a read of bytes that are not local, by this process, which the daemon denies. EIO is the proof that reads
+ * of holes reach the daemon; anything else would be zeros in a container. An image without a hole needs none, and the
+ * fscache path fails closed by itself.
+ * @throws CANARY_FAILED
+ */
+export async function proveInterception(instance: InstanceInfo, mountpoint: string): Promise<void> {
+  if (instance.mount.kind !== 'file' || !instance.canary) return
+  const path = join(mountpoint, instance.canary.path)
+  try {
+    await probeRead(path, instance.canary.offset, 4096, { timeoutMs: CANARY_TIMEOUT_MS })
+  } catch (err) {
+    if (hasErrno(err, 'EIO')) return
+    throw fault('CANARY_FAILED', `it cannot be proved that reads are intercepted: ${asFault(err).message}`, {
+      cause: err,
+      context: { mountpoint },
+    })
+  }
+  throw fault(
+    'CANARY_FAILED',
+    `a read of missing bytes in ${mountpoint} was not intercepted: the image is not mounted, since it would show zeros`,
+  )
+}
+
+/** Unmounts every EROFS mount at the path; one that is somebody's working directory is detached. */
+export async function unmountAll(mountpoint: string): Promise<void> {
+  while (isErofsMounted(mountpoint)) {
+    try {
+      await unmount(mountpoint, { timeoutMs: MOUNT_TIMEOUT_MS })
+    } catch (err) {
+      if (!hasErrno(err, 'EBUSY')) throw err
+      await unmount(mountpoint, { lazy: true, timeoutMs: MOUNT_TIMEOUT_MS })
+    }
+  }
+}
+
+/** Reads through a loop device raise no events: holes would be zeros. */
+function refuseLoopDevice(mountpoint: string): void {
+  const entry = findMount(mountpoint)
+  if (entry?.fsType !== 'erofs') {
+    throw fault('MOUNT_FAILED', `${mountpoint} is not mounted after the mount succeeded`)
+  }
+  if (entry.source.startsWith('/dev/')) {
+    throw fault(
+      'LOOP_DEVICE',
+      `${mountpoint} is mounted from ${entry.source}: its reads cannot be intercepted`,
+    )
+  }
+}
