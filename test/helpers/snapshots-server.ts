@@ -10,6 +10,7 @@ import type { ImageMounts } from '../../src/supervisor/image-mounts.js'
 import { SnapshotsClient } from './snapshots-client.js'
 
 export interface ServerOptions {
+  /** Closed by who made it. */
   images?: ImageMounts
   syncRemove?: boolean
 }
@@ -52,7 +53,6 @@ export async function startSnapshotsServer(
       client.close()
       await server.close()
       await snapshotter.close()
-      await images.close({ cleanup: false })
       await store.close()
     },
   }
