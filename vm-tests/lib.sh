@@ -27,14 +27,31 @@ need_commands() {
 
 # wait_for SECONDS WHAT COMMAND...: until the command succeeds.
 wait_for() {
-  wait_left=$(($1 * 5))
+  # Its turns would fill the log.
+  { set +x; } 2>/dev/null
+  read -r wait_until _ </proc/uptime
+  wait_until=$((${wait_until%.*} + $1))
   wait_what=$2
   shift 2
   until "$@" >/dev/null 2>&1; do
-    wait_left=$((wait_left - 1))
-    [ "$wait_left" -gt 0 ] || die "$wait_what did not happen in time (waited for: $*)"
+    read -r wait_now _ </proc/uptime
+    [ "${wait_now%.*}" -lt "$wait_until" ] || die "$wait_what did not happen in time (waited for: $*)"
     sleep 0.2
   done
+  echo "+ wait_for $*: it happened" >&2
+  [ -z "$tracing_commands" ] || set -x
+}
+tracing_commands=''
+
+# add_layers IMAGE DIR...: each directory becomes a layer. (umoci insert 0.4 writes archives without their end.)
+add_layers() {
+  add_image=$1
+  shift
+  for dir; do
+    tar -C "$dir" --owner=0 --group=0 --numeric-owner -cf "$DATA/layer.tar" .
+    umoci raw add-layer --image "$add_image" "$DATA/layer.tar"
+  done
+  rm "$DATA/layer.tar"
 }
 
 # start_registry STORAGE LOG [PORT [readonly]]: sets REGISTRY and registry_pid. Port 0 takes a free one.
@@ -81,16 +98,17 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
 EOF
   containerd --config "$STATE/containerd.toml" >&2 &
   cleanup_pids="$cleanup_pids $!"
-  wait_for 60 'containerd answering' ctr --address "$CONTAINERD_ADDRESS" version
+  wait_for 120 'containerd answering' ctr --address "$CONTAINERD_ADDRESS" version
 }
 
-# start_snapshotter: the product, on the kernel path this kernel has. Waits until it serves.
+# start_snapshotter: the product, on the kernel path this kernel has. Waits until it serves. Sets snapshotter_pid.
 start_snapshotter() {
   node "$REPO/dist/src/bin/containerd-nydus-grpc.js" --root "$STATE/nydus" --address "$SNAPSHOTTER_ADDRESS" \
-    --nydusd "$REPO/dist/src/bin/nydusd.js" --nydusd-config "$STATE/nydusd.json" \
+    --nydusd "$REPO/dist/src/bin/nydusd.js" \
     --daemon-mode shared --daemon-backend fscache --log-level debug --log-to-stdout >&2 &
-  cleanup_pids="$cleanup_pids $!"
-  wait_for 60 'the snapshotter serving' test -S "$SNAPSHOTTER_ADDRESS"
+  snapshotter_pid=$!
+  cleanup_pids="$cleanup_pids $snapshotter_pid"
+  wait_for 180 'the snapshotter serving' test -S "$SNAPSHOTTER_ADDRESS"
 }
 
 ctr_remote() { node "$REPO/dist/src/bin/ctr-remote.js" --address "$CONTAINERD_ADDRESS" "$@"; }
@@ -147,6 +165,7 @@ case_main() {
   case $1 in
     prepare) prepare ;;
     run)
+      tracing_commands=yes
       set -x
       run
       ;;

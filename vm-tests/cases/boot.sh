@@ -1,7 +1,7 @@
 #!/bin/sh
 # The guest is the machine that the other cases need: Node, registry and containerd run, a container runs under
 # limits, and the kernel goes live in on-demand mode.
-# timeout: 180
+# timeout: 300
 . "$(dirname "$0")/../lib.sh"
 
 prepare() {
@@ -12,7 +12,7 @@ prepare() {
   ln -s busybox "$DATA/rootfs/bin/sh"
   umoci init --layout "$DATA/oci"
   umoci new --image "$DATA/oci:busybox"
-  umoci insert --rootless --image "$DATA/oci:busybox" "$DATA/rootfs/bin" /bin
+  add_layers "$DATA/oci:busybox" "$DATA/rootfs"
   skopeo copy "oci:$DATA/oci:busybox" "docker-archive:$DATA/busybox.tar:localhost/busybox:1"
 }
 

@@ -1,19 +1,18 @@
 #!/bin/sh
 # The daemon is killed with -9 while a reader waits for it and the registry is silent: the read ends with the right
 # bytes, the mount lives on.
-# timeout: 400
+# timeout: 900
 . "$(dirname "$0")/../lib.sh"
 
 prepare() {
   need_commands node containerd ctr runc docker-registry skopeo umoci busybox
-  mkdir -p "$DATA/bin" "$DATA/data" "$DATA/registry"
-  cp "$(command -v busybox)" "$DATA/bin/busybox"
-  for applet in sh sleep sha256sum; do ln -s busybox "$DATA/bin/$applet"; done
-  for name in first second; do head -c 8000000 /dev/urandom >"$DATA/data/$name"; done
+  mkdir -p "$DATA/rootfs/bin" "$DATA/rootfs/data" "$DATA/registry"
+  cp "$(command -v busybox)" "$DATA/rootfs/bin/busybox"
+  for applet in sh sleep sha256sum; do ln -s busybox "$DATA/rootfs/bin/$applet"; done
+  for name in first second; do head -c 8000000 /dev/urandom >"$DATA/rootfs/data/$name"; done
   umoci init --layout "$DATA/oci"
   umoci new --image "$DATA/oci:app"
-  umoci insert --image "$DATA/oci:app" "$DATA/bin" /bin
-  umoci insert --image "$DATA/oci:app" "$DATA/data" /data
+  add_layers "$DATA/oci:app" "$DATA/rootfs"
 
   start_registry "$DATA/registry" "$DATA/registry.log"
   skopeo copy --dest-tls-verify=false "oci:$DATA/oci:app" "docker://$REGISTRY/app:oci"
@@ -29,7 +28,7 @@ another_daemon() {
 
 # read_in_container ID NAME: its sha256, as the container sees it.
 read_in_container() { ctr task exec --exec-id "$1" holder /bin/sha256sum "/data/$2" | cut -d' ' -f1; }
-expected() { sha256sum "$DATA/data/$1" | cut -d' ' -f1; }
+expected() { sha256sum "$DATA/rootfs/data/$1" | cut -d' ' -f1; }
 
 run() {
   trace_start

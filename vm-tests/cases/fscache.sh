@@ -1,7 +1,7 @@
 #!/bin/sh
 # The product's main job in a kernel that can do it through /dev/cachefiles alone: an image converted by our
 # nydusify is pulled and run, and every file in it reads as in its source and as overlayfs gives it.
-# timeout: 600
+# timeout: 1500
 . "$(dirname "$0")/../lib.sh"
 
 # What the container does: a digest of every file of the image.
@@ -9,26 +9,23 @@ digests='cd / && find bin data -type f | sort | xargs sha256sum'
 
 prepare() {
   need_commands node containerd ctr runc docker-registry skopeo umoci busybox
-  # Two layers of real files, 30 MB: the second one changes and removes some of the first.
-  first=$DATA/first
-  mkdir -p "$first/bin" "$first/data" "$DATA/rootfs"
-  cp "$(command -v busybox)" "$first/bin/busybox"
-  for applet in sh cat find sort xargs sha256sum sleep; do ln -s busybox "$first/bin/$applet"; done
-  for package in typescript undici pino; do cp -RL "$REPO/node_modules/$package" "$first/data/$package"; done
+  # Two layers of real files, 30 MB: the second one adds, changes and removes some of the first.
+  mkdir -p "$DATA/first/bin" "$DATA/first/data" "$DATA/second/data/undici/new" "$DATA/second/data/pino" "$DATA/rootfs"
+  cp "$(command -v busybox)" "$DATA/first/bin/busybox"
+  for applet in sh cat find sort xargs sha256sum sleep; do ln -s busybox "$DATA/first/bin/$applet"; done
+  for package in typescript undici pino; do cp -RL "$REPO/node_modules/$package" "$DATA/first/data/$package"; done
+  head -c 3000000 /dev/urandom >"$DATA/second/data/undici/new/random"
+  : >"$DATA/second/data/undici/new/empty"
+  echo changed >"$DATA/second/data/undici/package.json"
+  : >"$DATA/second/data/pino/.wh.README.md"
   umoci init --layout "$DATA/oci"
   umoci new --image "$DATA/oci:app"
-  umoci insert --image "$DATA/oci:app" "$first/bin" /bin
-  umoci insert --image "$DATA/oci:app" "$first/data" /data
-  mkdir "$DATA/second"
-  head -c 3000000 /dev/urandom >"$DATA/second/random"
-  : >"$DATA/second/empty"
-  echo changed >"$DATA/second/package.json"
-  umoci insert --image "$DATA/oci:app" "$DATA/second" /data/undici/second
-  umoci insert --image "$DATA/oci:app" "$DATA/second/package.json" /data/undici/package.json
-  umoci insert --image "$DATA/oci:app" --whiteout /data/pino/README.md
+  add_layers "$DATA/oci:app" "$DATA/first" "$DATA/second"
 
   umoci raw unpack --image "$DATA/oci:app" "$DATA/rootfs"
   (cd "$DATA/rootfs" && busybox sh -c 'find bin data -type f | sort | xargs sha256sum') >"$DATA/expected"
+  grep -q '  data/undici/new/random$' "$DATA/expected" || die 'the second layer is not there'
+  ! grep -q '  data/pino/README.md$' "$DATA/expected" || die 'the second layer removed nothing'
   [ "$(wc -l <"$DATA/expected")" -gt 300 ] || die 'the image holds too few files'
 
   mkdir "$DATA/registry"

@@ -1,6 +1,6 @@
 #!/bin/sh
 # scripts/kernel-check.sh against a kernel whose abilities are known: fscache yes, fanotify no.
-# timeout: 60
+# timeout: 180
 . "$(dirname "$0")/../lib.sh"
 
 run() {
