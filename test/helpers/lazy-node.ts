@@ -2,11 +2,9 @@
  * A node as an operator sets it up, in one directory: containerd-nydus-grpc as a process with its daemon, a containerd
  * that knows it as `nydus`, and ctr-remote to pull with.
  */
-import { type ChildProcess, execFile, spawn } from 'node:child_process'
-import { once } from 'node:events'
+import { execFile } from 'node:child_process'
 import { mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
-import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import type { Test } from 'tap'
 import { DaemonClient } from '../../src/client/daemon-client.js'
@@ -14,32 +12,26 @@ import { LABELS } from '../../src/snapshotter/labels.js'
 import type { Mount } from '../../src/snapshotter/snapshots.js'
 import { type MountEntry, readMountTable } from '../../src/supervisor/mount-table.js'
 import { type CtrResult, type PrivateContainerd, startContainerd } from './containerd.js'
-import { SnapshotsClient } from './snapshots-client.js'
+import { type SnapshotterProcess, startSnapshotter } from './snapshotter-process.js'
 
 const program = (name: string): string => fileURLToPath(new URL(`../../src/bin/${name}.js`, import.meta.url))
 
 export class LazyNode {
   readonly directory: string
-  /** State directory of the snapshotter. */
-  readonly root: string
-  /** Lines of the snapshotter's log, over all its runs. */
-  readonly log: Record<string, unknown>[] = []
-  readonly snapshots: SnapshotsClient
-  readonly #socket: string
+  readonly #owner: Pick<Test, 'teardown'>
   #containerd: PrivateContainerd | undefined
-  #snapshotter: ChildProcess | undefined
+  #snapshotter: SnapshotterProcess | undefined
 
-  private constructor(directory: string) {
+  private constructor(owner: Pick<Test, 'teardown'>, directory: string) {
+    this.#owner = owner
     this.directory = directory
-    this.root = path.join(directory, 'nydus')
-    this.#socket = path.join(directory, 'nydus.sock')
-    this.snapshots = new SnapshotsClient(this.#socket)
   }
 
   /** Starts all of it in `directory`, which is on a real file system; with `t` everything of it ends. */
   static async start(t: Pick<Test, 'teardown'>, directory: string): Promise<LazyNode> {
-    const node = new LazyNode(directory)
+    const node = new LazyNode(t, directory)
     t.teardown(() => node.#close())
+    // First, so that the snapshotter's mounts are made below a shared mount.
     node.#containerd = await startContainerd({ directory, proxySnapshotters: { nydus: node.#socket } })
     await node.startSnapshotter()
     return node
@@ -50,45 +42,16 @@ export class LazyNode {
     return this.#containerd
   }
 
-  get snapshotterPid(): number {
-    return this.#snapshotter?.pid ?? 0
+  /** The process of now, or the last one. */
+  get snapshotter(): SnapshotterProcess {
+    if (!this.#snapshotter) throw new Error('the snapshotter was not started')
+    return this.#snapshotter
   }
 
-  /** Files of image data that were fetched. */
-  get cacheDirectory(): string {
-    return path.join(this.root, 'cache')
-  }
-
-  /** Starts containerd-nydus-grpc and waits until it serves. */
+  /** Starts containerd-nydus-grpc, again if it has ended, and waits until it serves. */
   async startSnapshotter(): Promise<void> {
-    const flags = ['--root', this.root, '--address', this.#socket, '--log-to-stdout', '--log-level', 'debug']
-    const mode = ['--daemon-mode', 'shared', '--daemon-backend', 'fscache']
-    // Without this process the snapshotter dies too, however this process ends.
-    const own = ['--pdeathsig', 'KILL', process.execPath, program('containerd-nydus-grpc')]
-    const child = spawn('setpriv', [...own, ...flags, ...mode], { stdio: ['ignore', 'pipe', 'pipe'] })
-    this.#snapshotter = child
-    const words: string[] = []
-    createInterface({ input: child.stderr }).on('line', line => words.push(line))
-    await new Promise<void>((resolve, reject) => {
-      createInterface({ input: child.stdout }).on('line', line => {
-        const entry = JSON.parse(line) as Record<string, unknown>
-        this.log.push(entry)
-        if (entry['msg'] === 'serving') resolve()
-      })
-      child.once('error', reject)
-      child.once('exit', code =>
-        reject(new Error(`containerd-nydus-grpc ended with ${code}: ${words.join('\n')}`)),
-      )
-    })
-  }
-
-  /** Ends the snapshotter and waits for its end; the daemon lives on. */
-  async stopSnapshotter(signal: NodeJS.Signals): Promise<void> {
-    const child = this.#snapshotter
-    if (!child || child.exitCode !== null || child.signalCode !== null) return
-    const ended = once(child, 'exit')
-    child.kill(signal)
-    await ended
+    const flags = ['--daemon-mode', 'shared', '--daemon-backend', 'fscache', '--log-level', 'debug']
+    this.#snapshotter = await startSnapshotter(this.#owner, path.join(this.directory, 'nydus'), flags)
   }
 
   /** `ctr-remote image rpull`, a real process. */
@@ -103,7 +66,7 @@ export class LazyNode {
 
   /** A writable snapshot on top of a pulled image, as for a container. */
   async prepare(key: string, reference: string): Promise<CtrResult> {
-    const layers = (await this.snapshots.list()).filter(
+    const layers = (await this.snapshotter.client.list()).filter(
       ({ labels }) => LABELS.bootstrap in labels && labels[LABELS.imageRef] === reference,
     )
     const top = layers[0]?.name.split('/').at(-1) ?? ''
@@ -112,8 +75,8 @@ export class LazyNode {
 
   /** What containerd would mount for a snapshot made with {@link prepare}. */
   async mounts(key: string): Promise<Mount[]> {
-    const names = (await this.snapshots.list()).map(({ name }) => name)
-    return await this.snapshots.mounts(names.find(name => name.endsWith(`/${key}`)) ?? key)
+    const names = (await this.snapshotter.client.list()).map(({ name }) => name)
+    return await this.snapshotter.client.mounts(names.find(name => name.endsWith(`/${key}`)) ?? key)
   }
 
   /** `ctr run --rm` with what the container wrote to its standard output. */
@@ -134,7 +97,7 @@ export class LazyNode {
     const told = listings
       .flatMap(({ stdout, stderr }) => (stdout + stderr).split('\n'))
       .filter(line => line !== '' && !/^(REF|KEY)\s/.test(line))
-    return [...told, ...readdirSync(path.join(this.root, 'snapshots'))]
+    return [...told, ...readdirSync(path.join(this.snapshotter.root, 'snapshots'))]
   }
 
   /** EROFS mounts of this node. */
@@ -146,9 +109,10 @@ export class LazyNode {
 
   /** Calls the daemon that serves now. */
   async withDaemon<T>(use: (client: DaemonClient) => Promise<T>): Promise<T> {
-    const run = readdirSync(this.directory).find(name => name.startsWith('nydusd-'))
+    const beside = path.dirname(this.#socket)
+    const run = readdirSync(beside).find(name => name.startsWith('nydusd-'))
     if (run === undefined) throw new Error('no daemon was ever started')
-    const client = new DaemonClient(path.join(this.directory, run, 'api.sock'))
+    const client = new DaemonClient(path.join(beside, run, 'api.sock'))
     try {
       return await use(client)
     } finally {
@@ -170,9 +134,11 @@ export class LazyNode {
     }
   }
 
+  get #socket(): string {
+    return path.join(this.directory, 'nydus/run/grpc.sock')
+  }
+
   async #close(): Promise<void> {
-    this.snapshots.close()
-    await this.stopSnapshotter('SIGKILL')
     await this.#containerd?.stop()
     for (const pid of processesOf(this.directory)) process.kill(pid, 'SIGKILL')
   }

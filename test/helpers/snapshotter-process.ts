@@ -46,7 +46,7 @@ export async function startSnapshotter(
   const child = spawn(
     process.execPath,
     [BIN, '--root', root, '--address', socket, '--log-to-stdout', ...args],
-    { stdio: ['ignore', 'ignore', 'pipe'], cwd: '/' },
+    { stdio: ['ignore', 'pipe', 'pipe'], cwd: '/' },
   )
   const ended = once(child, 'exit') as Promise<[number | null, NodeJS.Signals | null]>
   const client = new SnapshotsClient(socket)
@@ -56,20 +56,17 @@ export async function startSnapshotter(
     await ended
   })
   const log: Record<string, unknown>[] = []
-  const lines = createInterface(child.stderr)
+  const lines = createInterface(child.stdout)
+  const words: string[] = []
+  createInterface(child.stderr).on('line', line => words.push(line))
   await new Promise<void>((resolve, reject) => {
-    const unparsed: string[] = []
     lines.on('line', line => {
-      if (!line.startsWith('{')) {
-        unparsed.push(line)
-        return
-      }
       const entry = JSON.parse(line) as Record<string, unknown>
       log.push(entry)
       if (entry['msg'] === 'serving') resolve()
     })
-    lines.once('close', () => {
-      reject(new Error(`the snapshotter ended: ${unparsed.join('\n')}`))
+    child.once('close', () => {
+      reject(new Error(`the snapshotter ended: ${words.join('\n')}`))
     })
   })
   await client.connect()

@@ -77,12 +77,12 @@ t.test('images of the reference tools, pulled and read through the kernel', { sk
     await checkAll(`after the daemon got ${signal}, without the registry`)
   }
   for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
-    await node.stopSnapshotter(signal)
+    await node.snapshotter.end(signal)
     await node.startSnapshotter()
     await checkAll(`after the snapshotter got ${signal}`)
     t.equal(await node.daemonPid(), daemon, 'its daemon was adopted')
   }
-  await node.stopSnapshotter('SIGKILL')
+  await node.snapshotter.end('SIGKILL')
   process.kill(daemon, 'SIGKILL')
   await node.startSnapshotter()
   await checkAll('after both were killed')
