@@ -72,7 +72,7 @@ export class FanotifyDriver implements Driver {
     this.#loop = new EventLoop({
       groupFd: this.#groupFd,
       journalPath: join(this.#options.runDirectory, 'fanotify.journal'),
-      doorbellPath: join(this.#options.cacheDirectory, '.doorbell'),
+      directory: this.#options.cacheDirectory,
       pendingLimit: Math.max(64, Math.min(limit - DESCRIPTOR_RESERVE, 8192)),
       watched: [...this.#watches.values()].map(({ blob }) => watchedFile(blob)),
       proberPid: this.#proberPid,

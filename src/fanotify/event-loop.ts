@@ -1,12 +1,11 @@
 import { closeSync, fstatSync, openSync, unlinkSync } from 'node:fs'
+import { join } from 'node:path'
 import { Worker } from 'node:worker_threads'
-import { fault } from '../common/fault.js'
 import type { Logger } from '../common/log.js'
 import { addMark, removeMark } from '../native/fanotify.js'
 import { FAN } from '../native/fanotify-events.js'
 import {
   COUNTERS,
-  type FileIdentity,
   type FromWorker,
   type Miss,
   type ToWorker,
@@ -17,8 +16,8 @@ import {
 export interface EventLoopOptions {
   groupFd: number
   journalPath: string
-  /** A private file in the cache directory: opening it wakes the worker. */
-  doorbellPath: string
+  /** Where the doorbell is made, on a file system that can be marked. */
+  directory: string
   pendingLimit: number
   watched: readonly WatchedFile[]
   proberPid: number
@@ -30,6 +29,8 @@ export interface EventLoopOptions {
 export class EventLoop {
   readonly counters: Int32Array<SharedArrayBuffer>
   readonly #options: EventLoopOptions
+  /** A private file: opening it wakes the worker, which hears nothing else while it is blocked in read(2). */
+  readonly #doorbellFd: number
   readonly #worker: Worker
   readonly #exited: Promise<void>
   readonly #syncs = new Map<number, () => void>()
@@ -38,12 +39,13 @@ export class EventLoop {
   constructor(options: EventLoopOptions) {
     this.#options = options
     this.counters = new Int32Array(new SharedArrayBuffer(COUNTERS.length * 4))
-    const doorbell = ringableFile(options.doorbellPath)
-    addMark(options.groupFd, options.doorbellPath, FAN.OPEN)
+    this.#doorbellFd = openNameless(options.directory)
+    const { dev, ino } = fstatSync(this.#doorbellFd)
+    addMark(options.groupFd, this.#doorbellFd, FAN.OPEN)
     const input: WorkerInput = {
       groupFd: options.groupFd,
       journalPath: options.journalPath,
-      doorbell,
+      doorbell: { dev, ino },
       counters: this.counters,
       pendingLimit: options.pendingLimit,
       watched: options.watched,
@@ -81,12 +83,12 @@ export class EventLoop {
     this.#worker.postMessage({ type: 'stop' } satisfies ToWorker)
     this.#ring()
     await this.#exited
-    removeMark(this.#options.groupFd, this.#options.doorbellPath, FAN.OPEN)
-    unlinkSync(this.#options.doorbellPath)
+    removeMark(this.#options.groupFd, this.#doorbellFd, FAN.OPEN)
+    closeSync(this.#doorbellFd)
   }
 
   #ring(): void {
-    closeSync(openSync(this.#options.doorbellPath, 'r'))
+    closeSync(openSync(`/proc/self/fd/${this.#doorbellFd}`, 'r'))
   }
 
   #hear(message: FromWorker): void {
@@ -108,14 +110,10 @@ export class EventLoop {
   }
 }
 
-function ringableFile(path: string): FileIdentity {
-  const fd = openSync(path, 'a', 0o600)
-  try {
-    const { dev, ino } = fstatSync(fd)
-    if (!Number.isSafeInteger(ino))
-      throw fault('DRIVER_UNSUPPORTED', `inode numbers of ${path} are beyond 2^53`)
-    return { dev, ino }
-  } finally {
-    closeSync(fd)
-  }
+/** A file that nobody else can open, and that is gone with its descriptor. */
+function openNameless(directory: string): number {
+  const path = join(directory, `.doorbell-${process.pid}`)
+  const fd = openSync(path, 'w', 0o600)
+  unlinkSync(path)
+  return fd
 }
