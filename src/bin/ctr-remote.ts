@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 import { Writable } from 'node:stream'
 import { createInterface } from 'node:readline/promises'
-import { Command, InvalidArgumentError, Option } from 'commander'
+import { type Command, InvalidArgumentError, Option } from 'commander'
+import { commandLine } from '../common/command-line.js'
 import { fault, isFault } from '../common/fault.js'
 import { runCtr } from '../containerd/ctr.js'
 import { TextProgress } from '../containerd/progress.js'
@@ -48,7 +49,7 @@ function rpullArguments(argv: readonly string[]): string[] | undefined {
 }
 
 function command(): Command {
-  return new Command('ctr-remote image rpull')
+  return commandLine('ctr-remote image rpull')
     .description(
       'pulls an image and unpacks it on the way; layers that the snapshotter serves lazily are not fetched',
     )
@@ -86,7 +87,6 @@ function command(): Command {
     .option('--timeout <duration>', 'give up after this long, as in 90s or 5m; 0 never', parseDuration)
     .option('--connect-timeout <duration>', 'accepted for ctr; a connection is given 10s', parseDuration)
     .option('--debug', 'show where an error came from')
-    .exitOverride()
     .action(rpull)
 }
 

@@ -1,10 +1,11 @@
 #!/usr/bin/env node
-import { closeSync, mkdirSync, realpathSync, writeSync } from 'node:fs'
-import { createRequire } from 'node:module'
+import { closeSync, mkdirSync, realpathSync, statSync, writeSync } from 'node:fs'
 import { dirname } from 'node:path'
-import { Command, InvalidArgumentError, Option } from 'commander'
-import { fault, hasErrno } from '../common/fault.js'
+import { type Command, InvalidArgumentError, Option } from 'commander'
+import { addLaterCommands, commandLine } from '../common/command-line.js'
+import { asFault, fault, hasErrno } from '../common/fault.js'
 import { createLogger } from '../common/log.js'
+import { readVersion } from '../common/version.js'
 import { DRIVER_CHOICES, type DriverChoice } from '../daemon/choose-driver.js'
 import { Daemon } from '../daemon/daemon.js'
 import { readKeptDescriptors } from '../daemon/kept-descriptors.js'
@@ -34,19 +35,35 @@ interface SingletonOptions extends GlobalOptions {
 
 /** Services of upstream whose part comes with a later release. */
 const LATER = ['fuse', 'virtiofs', 'nbd', 'uffd']
-
-const { version } = createRequire(import.meta.url)('../../../package.json') as { version: string }
+/** Their options, which upstream takes without a sub-command too, and those of its older releases. */
+const LATER_OPTIONS = [
+  '-M, --mountpoint <dir>',
+  '-B, --bootstrap <file>',
+  '--metadata <file>',
+  '-D, --localfs-dir <dir>',
+  '-s, --shared-dir <dir>',
+  '--prefetch-files <file>',
+  '-m, --virtual-mountpoint <path>',
+  '--fuse-threads <n>',
+  '--thread-num <n>',
+  '--failover-policy <policy>',
+  '--writable',
+  '--dedup-db <file>',
+  '--sock <path>',
+  '--hybrid-mode',
+]
 
 function program(): Command {
-  const command = new Command('nydusd')
+  const command = commandLine('nydusd')
     .description('daemon that serves lazily loaded container images')
     .version(versionText(), '--version', 'print the version')
-    .showHelpAfterError('(nydusd --help lists the options)')
-    .exitOverride()
-    .action(() => {
-      throw laterService('fuse')
+    .usage('[options] singleton [options]')
+    .argument('[command...]')
+    .action((words: readonly string[]) => {
+      throw noService(words[0])
     })
   addGlobalOptions(command)
+  for (const flags of LATER_OPTIONS) command.addOption(new Option(flags).hideHelp())
   const singleton = command
     .command('singleton')
     .description('one shared daemon for the images of a node, through a kernel path')
@@ -62,15 +79,7 @@ function program(): Command {
     .option('--no-validate', 'do not check chunk digests')
     .action(async (_options: unknown, self: Command) => singletonMain(self.optsWithGlobals()))
   addGlobalOptions(singleton)
-  for (const name of LATER) {
-    command
-      .command(name, { hidden: true })
-      .allowUnknownOption()
-      .allowExcessArguments()
-      .action(() => {
-        throw laterService(name)
-      })
-  }
+  addLaterCommands(command, LATER, 'nydusd singleton, which serves the kernel paths')
   return command
 }
 
@@ -93,6 +102,8 @@ function addGlobalOptions(command: Command): void {
 
 async function singletonMain(options: SingletonOptions): Promise<void> {
   requireRoot('nydusd')
+  // What is made here is root's alone, the API socket first of all.
+  process.umask(0o077)
   if (options.fscache === undefined) {
     throw fault('USAGE', 'nydusd singleton needs --fscache DIR: the directory of the cache')
   }
@@ -127,10 +138,10 @@ async function singletonMain(options: SingletonOptions): Promise<void> {
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     process.on(signal, () => {
       if (++signals > 1) process.kill(process.pid, 'SIGKILL')
-      void daemon.stop()
+      daemon.stop()
     })
   }
-  logger.info({ version, argv: process.argv.slice(2) }, 'nydusd starts')
+  logger.info({ ...readVersion(), argv: process.argv.slice(2) }, 'nydusd starts')
   await daemon.run(tellReady)
   logger.info('nydusd ends')
 }
@@ -158,21 +169,23 @@ function raiseOpenFiles(wanted: number, warn: (context: object, message: string)
 }
 
 function existingDirectory(path: string): string {
+  let real: string
   try {
-    return realpathSync(path)
+    real = realpathSync(path)
   } catch (err) {
-    if (hasErrno(err, 'ENOENT')) {
-      throw fault('FILE_MISSING', `the cache directory ${path} does not exist: create it`, { cause: err })
-    }
-    throw err
+    if (!hasErrno(err, 'ENOENT')) throw asFault(err, 'FILE_UNREADABLE', `the cache directory ${path}`)
+    throw fault('FILE_MISSING', `the cache directory ${path} does not exist: create it`, { cause: err })
   }
+  if (!statSync(real).isDirectory())
+    throw fault('USAGE', `--fscache ${path} is no directory: name the directory of the cache`)
+  return real
 }
 
-function laterService(name: string): Error {
-  return fault(
-    'UNIMPLEMENTED',
-    `nydusd ${name} comes with a later release: nydusd singleton serves the kernel paths`,
-  )
+/** Without a sub-command upstream serves one FUSE mount. */
+function noService(word: string | undefined): Error {
+  return word === undefined
+    ? fault('UNIMPLEMENTED', 'serving by FUSE comes with a later release: there is nydusd singleton')
+    : fault('USAGE', `unknown command ${JSON.stringify(word)}: nydusd --help lists them`)
 }
 
 function integer(text: string): number {
@@ -182,10 +195,11 @@ function integer(text: string): number {
 
 /** Upstream's five lines; tools read the second word of the first. */
 function versionText(): string {
+  const { version, revision, buildTime } = readVersion()
   return [
     `Version: \t${version}`,
-    'Git Commit: \tunknown',
-    'Build Time: \tunknown',
+    `Git Commit: \t${revision}`,
+    `Build Time: \t${buildTime}`,
     'Profile: \trelease',
     `Rustc: \tnode ${process.version}`,
   ].join('\n')

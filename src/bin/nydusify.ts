@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 import { text } from 'node:stream/consumers'
 import { writeFile } from 'node:fs/promises'
-import { Command, Option } from 'commander'
+import { type Command, Option } from 'commander'
+import { addLaterCommands, commandLine } from '../common/command-line.js'
 import { asFault, fault } from '../common/fault.js'
 import { readVersion } from '../common/version.js'
 import { type ConvertRequest, type ConvertResult, convertImage } from '../image/convert.js'
@@ -22,7 +23,7 @@ import { run } from './run.js'
 const LATER = ['check', 'mount', 'view', 'build', 'pack', 'copy', 'chunkdict', 'optimize', 'commit']
 
 function program(): Command {
-  const command = new Command('nydusify')
+  const command = commandLine('nydusify')
     .description('converts container images to nydus images')
     .version(`nydusify ${readVersion().version}`, '--version', 'print the version')
     .option('-D, --debug', 'the same as --log-level debug')
@@ -32,21 +33,11 @@ function program(): Command {
         .default('info'),
     )
     .option('--log-file <file>', 'accepted; messages go to standard error')
-    .showHelpAfterError('(nydusify --help lists the commands, nydusify convert --help its options)')
-    .exitOverride()
   const convert = addConvertOptions(command.command('convert'))
     .description('convert an image of a registry to RAFS v6, into a registry')
     .action((flags: ConvertFlags, self: Command) => convertMain(flags, self))
   normalizeEnvironment(process.env, convert)
-  for (const name of LATER) {
-    command
-      .command(name, { hidden: true })
-      .allowUnknownOption()
-      .allowExcessArguments()
-      .action(() => {
-        throw fault('UNIMPLEMENTED', `nydusify ${name} comes with a later release; this one has: convert`)
-      })
-  }
+  addLaterCommands(command, LATER, 'nydusify convert')
   return command
 }
 

@@ -1,5 +1,6 @@
 import { CommanderError } from 'commander'
-import { asFault, Fault, KINDS, fault } from '../common/fault.js'
+import { usageFault } from '../common/command-line.js'
+import { asFault, type Fault, KINDS, fault } from '../common/fault.js'
 
 /**
  * Runs a command line: sets the process title, turns what it throws into one sentence on standard error and the
@@ -10,18 +11,14 @@ export function run(name: string, main: (argv: readonly string[]) => Promise<voi
   process.title = name
   const argv = process.argv.slice(2)
   main(argv).catch((err: unknown) => {
-    if (err instanceof CommanderError) {
-      // commander has written its sentence; help and version end well.
-      process.exitCode = err.exitCode === 0 ? 0 : KINDS.invalid_argument.exit
-      return
-    }
-    const failure = asFault(err)
-    process.stderr.write(`${name}: ${failure.message} (${failure.code})\n`)
+    const failure = err instanceof CommanderError ? usageFault(name, err) : asFault(err)
+    if (!failure) return
+    const sentence = failure.message.replaceAll('\n', ' ')
+    process.stderr.write(`${name}: ${sentence} (${failure.code})\n`)
     if (wantsStack(argv)) process.stderr.write(`${stackOf(failure)}\n`)
     process.exitCode = KINDS[failure.kind].exit
   })
 }
-
 /** For what needs root: says so at once. @throws NOT_ROOT */
 export function requireRoot(name: string): void {
   if (process.geteuid?.() !== 0) throw fault('NOT_ROOT', `${name} needs root: run it as root or with sudo`)

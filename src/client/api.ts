@@ -35,7 +35,7 @@ export interface BlobCacheEntry {
   prober_pid?: number
 }
 
-/** One element of GET /api/v2/blobs?domain_id=D[&blob_id=B] (ours: upstream never implemented it). */
+/** One element of GET /api/v2/blobs[?domain_id=D[&blob_id=B]] (ours: upstream never implemented it). */
 export interface InstanceInfo {
   id: string
   domain_id: string
@@ -44,8 +44,11 @@ export interface InstanceInfo {
   mount:
     { kind: 'file'; source: string; devices: string[] } | { kind: 'fsid'; fsid: string; domainId: string }
   blobs: { blob_id: string; size_bytes: number; complete: boolean }[]
-  /** A regular file and an offset in it whose bytes are not local; null when nothing is missing. */
-  canary: { path: string; offset: number } | null
+  /**
+   * A regular file and an offset in it whose bytes are not local; null when nothing is missing. The search takes time:
+   * it is made only where one instance is asked for by `blob_id`.
+   */
+  canary?: { path: string; offset: number } | null
 }
 
 /** One element of GET /api/v1/daemon/fds (ours): descriptors in the daemon's table that a keeper must duplicate. */

@@ -1,5 +1,5 @@
 import { Client } from 'undici'
-import { CODES, fault, type FaultCode } from '../common/fault.js'
+import { CODES, fault, type FaultCode, hasErrno } from '../common/fault.js'
 import type { BlobCacheEntry, DaemonInfo, DescriptorInfo, ErrorBody, InstanceInfo } from './api.js'
 
 /** Which instance a call is about. */
@@ -76,9 +76,9 @@ export class DaemonClient {
     await this.#call('DELETE', `/api/v2/blobs?${query(name)}`)
   }
 
-  /** Any GET of the API, for tools that show the answer as it is. */
-  async get(path: string): Promise<unknown> {
-    return this.#call('GET', path)
+  /** The answer to any GET of the API as the daemon wrote it, for tools that show it. */
+  async getText(path: string): Promise<string> {
+    return this.#send('GET', path)
   }
 
   async close(): Promise<void> {
@@ -86,6 +86,11 @@ export class DaemonClient {
   }
 
   async #call(method: 'GET' | 'PUT' | 'DELETE', path: string, body?: unknown): Promise<unknown> {
+    const text = await this.#send(method, path, body)
+    return text === '' ? undefined : JSON.parse(text)
+  }
+
+  async #send(method: 'GET' | 'PUT' | 'DELETE', path: string, body?: unknown): Promise<string> {
     const response = await this.#client
       .request({
         method,
@@ -95,18 +100,23 @@ export class DaemonClient {
           : { body: JSON.stringify(body), headers: { 'content-type': 'application/json' } }),
       })
       .catch((err: unknown) => {
-        throw fault('DAEMON_UNAVAILABLE', `nydusd does not answer on ${this.#socketPath}: see its log`, {
-          cause: err,
-        })
+        throw fault('DAEMON_UNAVAILABLE', silence(this.#socketPath, err), { cause: err })
       })
     const text = await response.body.text()
-    if (response.statusCode < 300) return text === '' ? undefined : JSON.parse(text)
+    if (response.statusCode < 300) return text
     throw remoteFault(response.statusCode, text)
   }
 }
 
 function query(name: InstanceName): string {
   return `domain_id=${encodeURIComponent(name.domainId)}&blob_id=${encodeURIComponent(name.id)}`
+}
+
+function silence(socketPath: string, err: unknown): string {
+  if (hasErrno(err, 'ENOENT'))
+    return `there is no socket ${socketPath}: is that the --apisock of a running nydusd?`
+  if (hasErrno(err, 'EACCES')) return `the socket ${socketPath} may not be opened: ask as root`
+  return `nydusd does not answer on ${socketPath}: see its log`
 }
 
 function remoteFault(status: number, text: string): Error {

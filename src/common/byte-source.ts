@@ -1,5 +1,5 @@
-import { closeSync, fstatSync, openSync, readSync } from 'node:fs'
-import { fault } from './fault.js'
+import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs'
+import { asFault, fault, hasErrno } from './fault.js'
 
 /**
  * Random access to immutable bytes: what a codec reads from. Reads are synchronous, because a bootstrap is local and
@@ -35,9 +35,14 @@ export class FileSource implements ByteSource {
   readonly #fd: number
   readonly #blocks = new Map<number, Uint8Array>()
 
+  /** @throws FILE_MISSING, FILE_UNREADABLE */
   constructor(path: string) {
-    this.#fd = openSync(path, 'r')
-    this.sizeBytes = fstatSync(this.#fd).size
+    this.#fd = openToRead(path)
+    const stat = fstatSync(this.#fd)
+    this.sizeBytes = stat.size
+    if (stat.isFile()) return
+    closeSync(this.#fd)
+    throw fault('FILE_UNREADABLE', `${path} is not a regular file: name one`)
   }
 
   read(offset: number, length: number): Uint8Array {
@@ -80,6 +85,17 @@ export class FileSource implements ByteSource {
         throw fault('RAFS_TRUNCATED', `file ended at ${offset + done}: it was cut while it was read`)
       done += n
     }
+  }
+}
+
+/** Without O_NONBLOCK the open of a pipe would wait for its other end. */
+function openToRead(path: string): number {
+  try {
+    return openSync(path, constants.O_RDONLY | constants.O_NONBLOCK)
+  } catch (err) {
+    if (hasErrno(err, 'ENOENT'))
+      throw fault('FILE_MISSING', `there is no file ${path}: check the path`, { cause: err })
+    throw asFault(err, 'FILE_UNREADABLE', `${path} cannot be read`)
   }
 }
 

@@ -4,13 +4,13 @@
  * Invariants: nobody here reads through a mount that this process serves; starting asks no network; the API answers
  * before anything slow; stopping leaves unanswered events to whoever holds the descriptors.
  */
-import { createRequire } from 'node:module'
 import type { Server } from 'node:http'
 import { ChunkCache } from '../cache/chunk-cache.js'
 import type { Driver } from '../cache/driver.js'
 import type { BlobCacheEntry, DaemonInfo, DescriptorInfo, InstanceInfo } from '../client/api.js'
 import { fault } from '../common/fault.js'
 import { LOG_LEVELS, type Logger, pinoLevel } from '../common/log.js'
+import { readVersion } from '../common/version.js'
 import { chooseDriver, type DriverChoice } from './choose-driver.js'
 import { Instances } from './instances.js'
 import { blobcacheMetrics, type BlobcacheMetrics } from './metrics.js'
@@ -34,7 +34,7 @@ export interface DaemonOptions {
   logger: Logger
 }
 
-const { version } = createRequire(import.meta.url)('../../../package.json') as { version: string }
+const VERSION = readVersion()
 
 export class Daemon implements Actions {
   readonly #options: DaemonOptions
@@ -44,7 +44,8 @@ export class Daemon implements Actions {
   readonly #driver: Driver
   readonly #instances: Instances
   readonly #ended: Promise<void>
-  #end: () => void = () => undefined
+  #end: (stopped: Promise<void>) => void = () => undefined
+  #stopping = false
   #server: Server | undefined
 
   /** @throws DRIVER_UNSUPPORTED, CACHE_IO */
@@ -71,7 +72,7 @@ export class Daemon implements Actions {
     if (!options.validate) this.#logger.warn('chunk digests are not checked: wrong bytes will not be noticed')
   }
 
-  /** Answers the API, and serves unless it is to wait for its start. @throws ADDRESS_IN_USE */
+  /** Answers the API, and serves unless it is to wait for its start, until it is stopped. @throws ADDRESS_IN_USE */
   async run(onReady: () => void): Promise<void> {
     this.#server = await serveApi(this.#options.apiSocket, this, this.#logger)
     if (!this.#options.passive) await this.start()
@@ -79,15 +80,20 @@ export class Daemon implements Actions {
     await this.#ended
   }
 
-  /** SIGTERM: stop serving, then end. Mounts and descriptors are the supervisor's. */
-  async stop(): Promise<void> {
+  /** SIGTERM or /daemon/exit: stop serving, then end. Mounts and descriptors are the supervisor's. */
+  stop(): void {
+    if (this.#stopping) return
+    this.#stopping = true
+    this.#end(this.#stop())
+  }
+
+  async #stop(): Promise<void> {
     this.#logger.info({ instances: this.#instances.size }, 'stopping')
     await this.#driver.stop()
     this.#server?.close()
     this.#server?.closeAllConnections()
     await this.#instances.close()
     await this.#cache.close()
-    this.#end()
   }
 
   info(): DaemonInfo {
@@ -95,9 +101,9 @@ export class Daemon implements Actions {
     return {
       id,
       version: {
-        package_ver: version,
-        git_commit: 'unknown',
-        build_time: 'unknown',
+        package_ver: VERSION.version,
+        git_commit: VERSION.revision,
+        build_time: VERSION.buildTime,
         profile: 'release',
         rustc: `node ${process.version}`,
       },
@@ -130,7 +136,7 @@ export class Daemon implements Actions {
 
   async exit(): Promise<void> {
     // Answer first: the process is gone right after.
-    setImmediate(() => void this.stop())
+    setImmediate(() => this.stop())
     return Promise.resolve()
   }
 
@@ -146,7 +152,7 @@ export class Daemon implements Actions {
     await (id === undefined ? this.#instances.unbindDomain(domainId) : this.#instances.unbind(domainId, id))
   }
 
-  instances(domainId: string, id: string | undefined): InstanceInfo[] {
+  instances(domainId: string | undefined, id: string | undefined): InstanceInfo[] {
     return this.#instances.list(domainId, id)
   }
 

@@ -8,7 +8,7 @@ import type { ChunkCache } from '../cache/chunk-cache.js'
 import type { Driver, Instance, MountPlan } from '../cache/driver.js'
 import type { BlobCacheEntry, InstanceInfo } from '../client/api.js'
 import { FileSource } from '../common/byte-source.js'
-import { asFault, fault, hasErrno } from '../common/fault.js'
+import { fault } from '../common/fault.js'
 import type { Logger } from '../common/log.js'
 import type { BlobEntry } from '../erofs/blob-table.js'
 import { Bootstrap } from '../erofs/bootstrap.js'
@@ -80,10 +80,23 @@ export class Instances {
     for (const { instance } of this.#inDomain(domainId)) await this.unbind(domainId, instance.id)
   }
 
-  /** @throws INSTANCE_UNKNOWN when an id is given and not bound */
-  list(domainId: string, id: string | undefined): InstanceInfo[] {
-    if (id !== undefined) return [this.#describe(this.#find(keyOf(domainId, id)))]
-    return this.#inDomain(domainId).map(bound => this.#describe(bound))
+  /**
+   * The instances of a domain, or of all; with both names the one that they mean, and its canary.
+   * @throws INSTANCE_UNKNOWN when an id is given and not bound
+   */
+  list(domainId: string | undefined, id: string | undefined): InstanceInfo[] {
+    if (domainId !== undefined && id !== undefined) {
+      const bound = this.#find(keyOf(domainId, id))
+      const blobs = bound.open.map(({ blob }) => blob)
+      return [{ ...this.#describe(bound), canary: findCanary(bound.bootstrap, blobs) }]
+    }
+    const found = [...this.#bound.values()].filter(
+      ({ instance }) =>
+        (domainId === undefined || instance.domainId === domainId) &&
+        (id === undefined || instance.id === id),
+    )
+    if (id !== undefined && found.length === 0) throw fault('INSTANCE_UNKNOWN', `no image is bound as ${id}`)
+    return found.map(bound => this.#describe(bound))
   }
 
   /** Mount and canary are done. @throws INSTANCE_UNKNOWN */
@@ -110,7 +123,7 @@ export class Instances {
     const open: OpenBlob[] = []
     let source: FileSource | undefined
     try {
-      source = openBootstrap(config.metadata_path)
+      source = new FileSource(config.metadata_path)
       const bootstrap = Bootstrap.open(source)
       for (const blob of bootstrap.blobs) {
         open.push(await this.#openBlob(bootstrap, blob, backend, config.metadata_path))
@@ -183,10 +196,6 @@ export class Instances {
         size_bytes: blob.sizeBytes,
         complete: blob.complete,
       })),
-      canary: findCanary(
-        bound.bootstrap,
-        open.map(({ blob }) => blob),
-      ),
     }
   }
 
@@ -226,14 +235,4 @@ function adoptShippedMeta(bootstrapPath: string, cacheDirectory: string, blobId:
   if (existsSync(target) || !existsSync(shipped)) return
   copyFileSync(shipped, `${target}.shipped`)
   renameSync(`${target}.shipped`, target)
-}
-
-function openBootstrap(path: string): FileSource {
-  try {
-    return new FileSource(path)
-  } catch (err) {
-    if (hasErrno(err, 'ENOENT'))
-      throw fault('FILE_MISSING', `there is no bootstrap at ${path}`, { cause: err })
-    throw asFault(err, 'FILE_UNREADABLE', `the bootstrap ${path} cannot be read`)
-  }
 }

@@ -10,7 +10,7 @@ export interface Actions {
   descriptors(): DescriptorInfo[]
   bind(entry: BlobCacheEntry): Promise<void>
   unbind(domainId: string, id: string | undefined): Promise<void>
-  instances(domainId: string, id: string | undefined): InstanceInfo[]
+  instances(domainId: string | undefined, id: string | undefined): InstanceInfo[]
   mounted(domainId: string, id: string): void
   metrics(): unknown
   blobcacheMetrics(id: string | undefined): unknown
@@ -39,7 +39,7 @@ const ROUTES: Record<string, Record<string, Route>> = {
     GET: {
       takesBody: false,
       handle: (actions, query) =>
-        actions.instances(required(query, 'domain_id'), query.get('blob_id') ?? undefined),
+        actions.instances(query.get('domain_id') ?? undefined, query.get('blob_id') ?? undefined),
     },
     PUT: { takesBody: true, handle: (actions, _query, body) => actions.bind(entryOf(body)) },
     DELETE: {

@@ -2,7 +2,8 @@
  * The command line of containerd-nydus-grpc: the flags of today and all those of its older releases, each mapped to the
  * configuration key that it overrides.
  */
-import { Command, Option } from 'commander'
+import { Option } from 'commander'
+import { commandLine } from '../common/command-line.js'
 import { fault } from '../common/fault.js'
 import { type ConfigKeyName, type ConfigValue, type ConfigValues, configKey } from './config-keys.js'
 
@@ -76,15 +77,14 @@ const LEGACY: readonly FlagSpec[] = [
 /**
  * Parses the arguments after the program's name. Of a flag given twice the last counts; an empty value counts as not
  * given.
- * @throws CommanderError, whose sentence was written, for an unknown flag; USAGE for a value of the wrong type
+ * @throws CommanderError for an unknown flag; USAGE for a value of the wrong type
  */
 export function parseFlags(name: string, argv: readonly string[]): Flags {
-  const program = new Command(name)
+  const program = commandLine(name)
     .description('containerd snapshotter that reads images lazily')
     .option('--version', 'print version and exit')
     .option(CONFIG, 'TOML configuration file')
     .allowExcessArguments(false)
-    .exitOverride()
   for (const spec of CURRENT) program.addOption(optionOf(spec))
   for (const spec of LEGACY) program.addOption(optionOf(spec).hideHelp())
   program.parse(argv, { from: 'user' })
