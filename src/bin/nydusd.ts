@@ -1,7 +1,8 @@
 #!/usr/bin/env node
-import { closeSync, mkdirSync, realpathSync, statSync, writeSync } from 'node:fs'
+import { closeSync, mkdirSync, readFileSync, realpathSync, statSync, writeSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { type Command, InvalidArgumentError, Option } from 'commander'
+import type { BlobCacheEntry } from '../client/api.js'
 import { addLaterCommands, commandLine } from '../common/command-line.js'
 import { asFault, fault, hasErrno } from '../common/fault.js'
 import { createLogger } from '../common/log.js'
@@ -9,6 +10,7 @@ import { readVersion } from '../common/version.js'
 import { DRIVER_CHOICES, type DriverChoice } from '../daemon/choose-driver.js'
 import { Daemon } from '../daemon/daemon.js'
 import { readKeptDescriptors } from '../daemon/kept-descriptors.js'
+import { parseBlobEntry } from '../daemon/routes.js'
 import { getOpenFileLimits, setOpenFileLimits } from '../native/descriptor.js'
 import { requireRoot, run } from './run.js'
 
@@ -113,6 +115,7 @@ async function singletonMain(options: SingletonOptions): Promise<void> {
   if ((options.id === undefined) !== (options.supervisor === undefined)) {
     throw fault('USAGE', '--id and --supervisor go together: give both or neither')
   }
+  const entries = options.config === undefined ? [] : readEntries(options.config)
   const logger = createLogger({
     name: 'nydusd',
     level: options.logLevel,
@@ -142,8 +145,33 @@ async function singletonMain(options: SingletonOptions): Promise<void> {
     })
   }
   logger.info({ ...readVersion(), argv: process.argv.slice(2) }, 'nydusd starts')
-  await daemon.run(tellReady)
+  await daemon.run(async () => {
+    for (const entry of entries) await daemon.bind(entry)
+    tellReady()
+  })
   logger.info('nydusd ends')
+}
+
+/** Images to bind at start: `blobs` of a JSON object. What else it holds is no business of ours, as upstream has it. */
+function readEntries(path: string): BlobCacheEntry[] {
+  let text: string
+  try {
+    text = readFileSync(path, 'utf8')
+  } catch (err) {
+    if (hasErrno(err, 'ENOENT'))
+      throw fault('CONFIG_MISSING', `--config ${path}: there is no such file`, { cause: err })
+    throw asFault(err, 'CONFIG_MISSING', `--config ${path} cannot be read`)
+  }
+  let blobs: unknown
+  try {
+    const config: unknown = JSON.parse(text)
+    blobs = typeof config === 'object' && config !== null && 'blobs' in config ? config.blobs : []
+  } catch {
+    // The text of the parser's error quotes the file, which may hold credentials.
+    throw fault('CONFIG_INVALID', `invalid configuration file ${path}: it is not JSON`)
+  }
+  if (!Array.isArray(blobs)) throw fault('CONFIG_INVALID', `${path}: blobs must be a list`)
+  return blobs.map(parseBlobEntry)
 }
 
 /** Tells whoever started us, through the descriptor that it named, that the API answers. */

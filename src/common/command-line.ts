@@ -36,7 +36,9 @@ export function usageFault(name: string, err: CommanderError): Fault | undefined
   if (err.code === 'commander.help') return fault('USAGE', `no command is given: ${name} --help lists them`)
   const [said = '', hint] = err.message.replace(/^error: /, '').split('\n')
   const meant = hint === undefined ? '' : ` ${hint.replace('(Did', '(did')}`
-  return fault('USAGE', `${said}${meant}: ${name} --help tells what there is`, { cause: err })
+  return fault('USAGE', `${said.replace(/\.$/, '')}${meant}: ${name} --help tells what there is`, {
+    cause: err,
+  })
 }
 
 function pathOf(command: Command): string {

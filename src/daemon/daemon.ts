@@ -73,10 +73,10 @@ export class Daemon implements Actions {
   }
 
   /** Answers the API, and serves unless it is to wait for its start, until it is stopped. @throws ADDRESS_IN_USE */
-  async run(onReady: () => void): Promise<void> {
+  async run(onReady: () => Promise<void>): Promise<void> {
     this.#server = await serveApi(this.#options.apiSocket, this, this.#logger)
     if (!this.#options.passive) await this.start()
-    onReady()
+    await onReady()
     await this.#ended
   }
 

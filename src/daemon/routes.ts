@@ -41,7 +41,7 @@ const ROUTES: Record<string, Record<string, Route>> = {
       handle: (actions, query) =>
         actions.instances(query.get('domain_id') ?? undefined, query.get('blob_id') ?? undefined),
     },
-    PUT: { takesBody: true, handle: (actions, _query, body) => actions.bind(entryOf(body)) },
+    PUT: { takesBody: true, handle: (actions, _query, body) => actions.bind(parseBlobEntry(body)) },
     DELETE: {
       takesBody: false,
       handle: (actions, query) =>
@@ -102,7 +102,8 @@ function logLevelOf(body: unknown): string {
   return level
 }
 
-function entryOf(body: unknown): BlobCacheEntry {
+/** @throws REQUEST_INVALID */
+export function parseBlobEntry(body: unknown): BlobCacheEntry {
   if (!isObject(body)) throw fault('REQUEST_INVALID', 'ParseBody: a blob cache entry is an object')
   const { type, id, domain_id: domainId, config } = body
   if (type !== 'bootstrap') throw fault('REQUEST_INVALID', 'only entries of type bootstrap may be bound')

@@ -1,4 +1,4 @@
-import { chmodSync, unlinkSync } from 'node:fs'
+import { chmodSync, lstatSync, unlinkSync } from 'node:fs'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { connect } from 'node:net'
 import type { ErrorBody } from '../client/api.js'
@@ -8,6 +8,7 @@ import { findRoute, type Actions } from './routes.js'
 
 /** Bodies beyond this are refused: a mount command with its config is a few KiB. */
 const BODY_LIMIT_BYTES = 1024 * 1024
+const BASE = 'http://nydusd'
 
 /**
  * The daemon's API on a unix socket that only root may open.
@@ -32,7 +33,9 @@ export async function serveApi(path: string, actions: Actions, logger: Logger): 
 }
 
 async function answer(request: IncomingMessage, response: ServerResponse, actions: Actions): Promise<void> {
-  const url = new URL(request.url ?? '/', 'http://nydusd')
+  const target = request.url ?? '/'
+  if (!URL.canParse(target, BASE)) throw fault('REQUEST_INVALID', 'BadRequest: the request target is no path')
+  const url = new URL(target, BASE)
   const route = findRoute(request.method ?? 'GET', url.pathname)
   if (route === 'no-path') throw fault('ROUTE_UNKNOWN', `NoRoute: ${url.pathname} is no path of this API`)
   const text = await readBody(request)
@@ -48,9 +51,10 @@ async function readBody(request: IncomingMessage): Promise<string> {
   let size = 0
   for await (const part of request as AsyncIterable<Buffer>) {
     size += part.length
-    if (size > BODY_LIMIT_BYTES) throw fault('REQUEST_INVALID', 'the request body is larger than 1 MiB')
-    parts.push(part)
+    // The rest is read all the same: a client that still sends would not see the answer.
+    if (size <= BODY_LIMIT_BYTES) parts.push(part)
   }
+  if (size > BODY_LIMIT_BYTES) throw fault('REQUEST_INVALID', 'the request body is larger than 1 MiB')
   return Buffer.concat(parts).toString('utf8')
 }
 
@@ -76,10 +80,15 @@ async function removeStaleSocket(path: string): Promise<void> {
     })
     socket.once('error', err => {
       if (hasErrno(err, 'ENOENT')) resolve(false)
-      else if (hasErrno(err, 'ECONNREFUSED')) {
+      else if (hasErrno(err, 'ECONNREFUSED') && lstatSync(path).isSocket()) {
         unlinkSync(path)
         resolve(false)
-      } else reject(asFault(err, 'ADDRESS_IN_USE', `${path} cannot be used as a socket`))
+      } else
+        reject(
+          fault('ADDRESS_IN_USE', `${path} cannot be used as a socket: choose another --apisock`, {
+            cause: err,
+          }),
+        )
     })
   })
   if (alive)

@@ -12,9 +12,10 @@ const TRANSITIONS: Record<DaemonState, Partial<Record<Event, DaemonState>>> = {
   UNKNOWN: {},
 }
 
-/** The daemon's state; a transition takes effect only when its action succeeded. */
+/** The daemon's state; a transition takes effect only when its action succeeded, and one is made at a time. */
 export class StateMachine {
   #state: DaemonState = 'INIT'
+  #changing = false
 
   get state(): DaemonState {
     return this.#state
@@ -26,7 +27,14 @@ export class StateMachine {
     if (next === undefined) {
       throw fault('DAEMON_STATE', `the daemon is ${this.#state}: it cannot ${event} now`)
     }
-    await action()
-    this.#state = next
+    if (this.#changing)
+      throw fault('DAEMON_STATE', `the daemon is changing its state: it cannot ${event} now`)
+    this.#changing = true
+    try {
+      await action()
+      this.#state = next
+    } finally {
+      this.#changing = false
+    }
   }
 }

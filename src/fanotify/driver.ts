@@ -63,6 +63,7 @@ export class FanotifyDriver implements Driver {
     this.#takenOver = options.keptGroupFd !== undefined
     this.#groupFd = options.keptGroupFd ?? openGroup(options.cacheDirectory)
     this.#journal = new Journal(join(options.runDirectory, 'fanotify.journal'))
+    if (!this.#takenOver) this.#journal.reset()
   }
 
   start(): Promise<void> {

@@ -8,7 +8,7 @@
  * Slot, 40 bytes, little-endian: u32 state (1 unanswered), u32 descriptor number, u64 device, u64 inode, u64 offset,
  * u64 count. Written through node:fs alone, because workers write it.
  */
-import { closeSync, fstatSync, openSync, readSync, writeSync } from 'node:fs'
+import { closeSync, fstatSync, ftruncateSync, openSync, readSync, writeSync } from 'node:fs'
 
 const SLOT = 40
 const UNANSWERED = 1
@@ -48,6 +48,11 @@ export class Journal {
 
   clear(eventFd: number): void {
     writeSync(this.#fd, this.#zero, 0, SLOT, eventFd * SLOT)
+  }
+
+  /** Forgets everything: numbers of an earlier group's events mean nothing to another group. */
+  reset(): void {
+    ftruncateSync(this.#fd)
   }
 
   /** What was recorded and not cleared. A damaged slot is passed over: its reader is denied once and asks again. */

@@ -145,7 +145,13 @@ export class FscacheDriver implements Driver {
     }
     this.#forget(message.objectId)
     this.#objects.set(message.objectId, { fd: message.fd, source, name })
-    this.#device.command(openReply(message.id, source.sizeBytes))
+    try {
+      this.#device.command(openReply(message.id, source.sizeBytes))
+    } catch (err) {
+      // The kernel gave the request up, as when the mount was killed: no CLOSE will follow.
+      this.#forget(message.objectId)
+      this.#logger.warn({ err, name }, 'an OPEN was withdrawn')
+    }
   }
 
   async #read(message: CachefilesMessage & { op: 'read' }): Promise<void> {
@@ -156,7 +162,12 @@ export class FscacheDriver implements Driver {
       return
     }
     try {
-      await this.#fill(object, message.offset, message.length)
+      const { blob, sizeBytes } = object.source
+      const length = Math.min(message.length, sizeBytes - message.offset)
+      if (blob && length > 0) await blob.ensure(message.offset, length, { kind: 'demand' })
+      // Closed while we waited: its descriptor, and the source's, may be other files by now.
+      if (this.#objects.get(message.objectId) !== object) return
+      this.#fill(object, message.offset, message.length)
       this.#stats.eventsAnswered++
     } catch (err) {
       this.#stats.eventsDenied++
@@ -168,10 +179,10 @@ export class FscacheDriver implements Driver {
     if (this.#objects.get(message.objectId) === object) completeRead(object.fd, message.id)
   }
 
-  async #fill(object: OpenObject, offset: number, length: number): Promise<void> {
+  /** Copies the range, whose bytes are local, and what is local behind it. */
+  #fill(object: OpenObject, offset: number, length: number): void {
     const { blob, sizeBytes } = object.source
     const end = Math.min(offset + length, Math.ceil(sizeBytes / PAGE) * PAGE)
-    if (blob) await blob.ensure(offset, Math.min(end, sizeBytes) - offset, { kind: 'demand' })
     for (let at = offset; at < end;) {
       const windowEnd = Math.min(
         (Math.floor(at / COPY_WINDOW) + 1) * COPY_WINDOW,

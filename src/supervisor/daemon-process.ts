@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process'
-import { closeSync, openSync, readFileSync } from 'node:fs'
+import { closeSync, fstatSync, openSync, readFileSync, readSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import type { DescriptorInfo } from '../client/api.js'
 import { fault, hasErrno } from '../common/fault.js'
@@ -108,8 +108,19 @@ export async function processEnded(pid: number, signal?: AbortSignal): Promise<v
 
 /** The newest log line that says why, in the words of the daemon. */
 function lastWords(logPath: string, err?: unknown): string {
-  const lines = readFileSync(logPath, 'utf8').trimEnd().split('\n').slice(-3)
-  const last = lines.at(-1) ?? ''
+  const last = readEnd(logPath).trimEnd().split('\n').at(-1) ?? ''
   const why = err instanceof Error ? `${err.message}; ` : ''
   return `${why}its log ${logPath} ends with: ${last.slice(-500)}`
+}
+
+/** The last 4 KiB of a file that may be of any size. */
+function readEnd(path: string): string {
+  const fd = openSync(path, 'r')
+  try {
+    const bytes = Buffer.alloc(4096)
+    const length = readSync(fd, bytes, 0, bytes.length, Math.max(0, fstatSync(fd).size - bytes.length))
+    return bytes.toString('utf8', 0, length)
+  } finally {
+    closeSync(fd)
+  }
 }
