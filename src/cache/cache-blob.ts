@@ -7,6 +7,7 @@ import { FailureWindow } from './failure-window.js'
 import type { FetchPlanner, FetchTarget } from './fetch-planner.js'
 import type { BlobLayout, DecodedChunk, Extent } from './layout.js'
 import { LayoutSet, type Origin } from './layout-set.js'
+import { neighbourhoodOf } from './neighbourhood.js'
 import { Readahead, type ReadaheadPlan } from './readahead.js'
 import { createReadyBlocks, markRangeReady, rangeReady, READY_BLOCK } from './ready-blocks.js'
 import { ReadyMaps } from './ready-maps.js'
@@ -209,7 +210,10 @@ export class CacheBlob implements CachedBlob, FetchTarget {
       if (recent) throw recent
     }
     const tasks = extents.map(extent => this.#planner.request(this, extent, kind))
-    if (kind === 'demand') this.#runAhead(offset, end)
+    if (kind === 'demand') {
+      this.#requestNeighbours(extents)
+      this.#runAhead(offset, end)
+    }
     const waiting = tasks.map(task => this.#planner.wait(task, abortable(task.done, signal)))
     const failed = (await Promise.allSettled(waiting)).find(result => result.status === 'rejected')
     // A batch fails as a whole for one wrong chunk, which need not be one of ours; and what is no longer verifiable,
@@ -260,13 +264,28 @@ export class CacheBlob implements CachedBlob, FetchTarget {
     if (plan) this.#requestAhead(plan)
   }
 
+  /** What is stored close to a small extent comes in the same request, which would cost as much for a few bytes. */
+  #requestNeighbours(extents: readonly Extent[]): void {
+    if (this.#options.readaheadBytes === 0) return
+    const maps = this.#needMaps()
+    for (const extent of extents) {
+      const near = neighbourhoodOf(this.layout, extent)
+      this.#requestGuess(near.filter(chunk => !maps.has(chunk) && this.#verifiable(chunk)))
+    }
+  }
+
   #requestAhead(plan: ReadaheadPlan): void {
     const missing = this.#missing(plan.first, plan.end)
+    this.#requestGuess(missing)
+    const marker = missing.find(chunk => chunk >= plan.marker)
+    if (marker !== undefined) this.#markers.add(marker)
+  }
+
+  /** Asks for chunks that nobody waits for. */
+  #requestGuess(missing: readonly number[]): void {
     for (const extent of this.#extentsOf(missing)) {
       if (!this.#failures.get(extent.firstChunk)) this.#planner.request(this, extent, 'readahead')
     }
-    const marker = missing.find(chunk => chunk >= plan.marker)
-    if (marker !== undefined) this.#markers.add(marker)
   }
 
   async #loadLayouts(): Promise<void> {
