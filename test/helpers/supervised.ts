@@ -50,7 +50,7 @@ export interface Supervised {
 
 /** A supervisor with its daemon, in `directory`; with the test everything of it ends and is unmounted. */
 export async function supervise(
-  t: Test,
+  t: Pick<Test, 'teardown'>,
   directory: string,
   backend: BackendConfig,
   overrides: Partial<SupervisorOptions> = {},
