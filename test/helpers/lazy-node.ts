@@ -5,6 +5,7 @@
 import { execFile } from 'node:child_process'
 import { mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import type { Test } from 'tap'
 import { DaemonClient } from '../../src/client/daemon-client.js'
@@ -19,6 +20,7 @@ const program = (name: string): string => fileURLToPath(new URL(`../../src/bin/$
 export class LazyNode {
   readonly directory: string
   readonly #owner: Pick<Test, 'teardown'>
+  #execs = 0
   #containerd: PrivateContainerd | undefined
   #snapshotter: SnapshotterProcess | undefined
 
@@ -67,10 +69,17 @@ export class LazyNode {
   /** A writable snapshot on top of a pulled image, as for a container. */
   async prepare(key: string, reference: string): Promise<CtrResult> {
     const layers = (await this.snapshotter.client.list()).filter(
-      ({ labels }) => LABELS.bootstrap in labels && labels[LABELS.imageRef] === reference,
+      ({ kind, labels }) => kind === 'committed' && labels[LABELS.imageRef] === reference,
     )
-    const top = layers[0]?.name.split('/').at(-1) ?? ''
-    return await this.ctr('snapshots', '--snapshotter', 'nydus', 'prepare', key, top)
+    const top = layers.find(({ name }) => !layers.some(({ parent }) => parent === name))
+    return await this.ctr(
+      'snapshots',
+      '--snapshotter',
+      'nydus',
+      'prepare',
+      key,
+      top?.name.split('/').at(-1) ?? '',
+    )
   }
 
   /** What containerd would mount for a snapshot made with {@link prepare}. */
@@ -79,10 +88,22 @@ export class LazyNode {
     return await this.snapshotter.client.mounts(names.find(name => name.endsWith(`/${key}`)) ?? key)
   }
 
-  /** `ctr run --rm` with what the container wrote to its standard output. */
-  async run(reference: string, id: string, command: string[], flags: string[] = []): Promise<CtrResult> {
-    const args = ['run', '--rm', ...this.containerd.runArgs, '--snapshotter', 'nydus', ...flags]
+  /** `ctr run --rm`: what the container wrote is in the result. */
+  async run(reference: string, id: string, command: string[], snapshotter = 'nydus'): Promise<CtrResult> {
+    const args = ['run', '--rm', ...this.containerd.runArgs, '--snapshotter', snapshotter]
     return await this.ctr(...args, reference, id, ...command)
+  }
+
+  /** `ctr run --detach`. */
+  async start(reference: string, id: string, command: string[]): Promise<CtrResult> {
+    const args = ['run', '--detach', '--null-io', ...this.containerd.runArgs, '--snapshotter', 'nydus']
+    return await this.ctr(...args, reference, id, ...command)
+  }
+
+  /** Runs a command in a container that runs. */
+  async exec(id: string, command: string[]): Promise<CtrResult> {
+    const own = ['--fifo-dir', path.join(this.directory, 'fifo'), '--exec-id', `exec-${++this.#execs}`]
+    return await this.ctr('task', 'exec', ...own, id, ...command)
   }
 
   /** The state of containerd and snapshotter that an image makes: empty when none was ever pulled. */
@@ -124,14 +145,27 @@ export class LazyNode {
     return await this.withDaemon(async client => (await client.info()).pid)
   }
 
+  /** What the kernel tells of the daemon's descriptors. */
+  async fdinfo(): Promise<string> {
+    const directory = `/proc/${await this.daemonPid()}/fdinfo`
+    const read = (fd: string): string => {
+      try {
+        return readFileSync(path.join(directory, fd), 'utf8')
+      } catch {
+        return '' // closed meanwhile
+      }
+    }
+    return readdirSync(directory).map(read).join('')
+  }
+
   /** Waits until the daemon that serves is not `previous` any more. */
   async successorOf(previous: number): Promise<number> {
-    for (let tries = 0; ; tries++) {
-      const pid = await this.daemonPid().catch(() => previous)
-      if (pid !== previous) return pid
-      if (tries === 600) throw new Error('the daemon was not replaced within a minute')
-      await new Promise(resolve => setTimeout(resolve, 100))
-    }
+    let pid = previous
+    await until('the daemon is replaced', async () => {
+      pid = await this.daemonPid().catch(() => previous)
+      return pid !== previous
+    })
+    return pid
   }
 
   get #socket(): string {
@@ -152,6 +186,13 @@ export function execNode(name: string, args: string[]): Promise<CtrResult> {
       resolve({ code, stdout, stderr })
     })
   })
+}
+
+/** Looks again and again, for a minute, at what gives no event. */
+export async function until(what: string, holds: () => boolean | Promise<boolean>): Promise<void> {
+  for (const deadlineMs = Date.now() + 60_000; !(await holds()); await delay(50)) {
+    if (Date.now() > deadlineMs) throw new Error(`not within a minute: ${what}`)
+  }
 }
 
 /** Everything that is read from now on comes from where it lies, not from memory. */
