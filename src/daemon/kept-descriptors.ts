@@ -17,8 +17,11 @@ export function readKeptDescriptors(text: string | undefined): Map<string, numbe
       cause: err,
     })
   }
-  for (const [name, fd] of Object.entries(parsed ?? {})) {
-    if (typeof fd !== 'number' || getCloseOnExec(fd) === undefined) {
+  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) {
+    throw fault('CONFIG_INVALID', 'NYDUS_KEPT_DESCRIPTORS is no object of names and numbers: unset it')
+  }
+  for (const [name, fd] of Object.entries(parsed) as [string, unknown][]) {
+    if (typeof fd !== 'number' || !Number.isInteger(fd) || getCloseOnExec(fd) === undefined) {
       throw fault('CONFIG_INVALID', `NYDUS_KEPT_DESCRIPTORS names ${name}, which is not open: unset it`)
     }
     setCloseOnExec(fd, true)

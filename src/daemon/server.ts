@@ -9,12 +9,20 @@ import { findRoute, type Actions } from './routes.js'
 /** Bodies beyond this are refused: a mount command with its config is a few KiB. */
 const BODY_LIMIT_BYTES = 1024 * 1024
 const BASE = 'http://nydusd'
+/** `sun_path` of unix(7), with its end. */
+const PATH_LIMIT_BYTES = 107
 
 /**
  * The daemon's API on a unix socket that only root may open.
- * @throws ADDRESS_IN_USE when a living process answers on the path; a stale socket is replaced
+ * @throws ADDRESS_IN_USE when a living process answers on the path, or a file is there; a stale socket is replaced
  */
 export async function serveApi(path: string, actions: Actions, logger: Logger): Promise<Server> {
+  // A longer one would be cut off in silence.
+  if (Buffer.byteLength(path) > PATH_LIMIT_BYTES)
+    throw fault(
+      'USAGE',
+      `the path of a socket has at most ${PATH_LIMIT_BYTES} bytes: choose another --apisock`,
+    )
   await removeStaleSocket(path)
   const server = createServer((request, response) => {
     answer(request, response, actions).catch((err: unknown) => {
@@ -25,7 +33,7 @@ export async function serveApi(path: string, actions: Actions, logger: Logger): 
     })
   })
   await new Promise<void>((resolve, reject) => {
-    server.once('error', reject)
+    server.once('error', err => reject(asFault(err, 'ADDRESS_IN_USE', `cannot listen on ${path}`)))
     server.listen(path, resolve)
   })
   chmodSync(path, 0o600)

@@ -1,0 +1,91 @@
+import { readFileSync, statSync, writeFileSync } from 'node:fs'
+import path from 'node:path'
+import fc from 'fast-check'
+import t, { type Test } from 'tap'
+import { Journal, type JournalEntry } from '../../../src/fanotify/journal.js'
+
+const SLOT = 40
+
+function open(t: Test, file = path.join(t.testdir(), 'journal')): { journal: Journal; file: string } {
+  const journal = new Journal(file)
+  t.teardown(() => journal.close())
+  return { journal, file }
+}
+
+const entry = (eventFd: number, more: Partial<JournalEntry> = {}): JournalEntry => ({
+  eventFd,
+  dev: 66306,
+  ino: 12,
+  offset: 4096,
+  count: 131072,
+  ...more,
+})
+
+t.test('what is recorded and not cleared is there for a successor', async t => {
+  const { journal, file } = open(t)
+  t.same(journal.entries(), [], 'a new one is empty')
+  journal.record(entry(7))
+  journal.record(entry(30, { dev: 2 ** 40, ino: Number.MAX_SAFE_INTEGER, offset: 2 ** 45, count: 1 }))
+  journal.record(entry(9))
+  journal.clear(9)
+  const left = [
+    entry(7),
+    entry(30, { dev: 2 ** 40, ino: Number.MAX_SAFE_INTEGER, offset: 2 ** 45, count: 1 }),
+  ]
+  t.same(journal.entries(), left)
+  const successor = open(t, file).journal
+  t.same(successor.entries(), left, 'another process sees the same')
+  successor.clear(7)
+  t.same(journal.entries(), left.slice(1), 'and clears for both')
+})
+
+t.test('a number is used again after it was cleared', async t => {
+  const { journal } = open(t)
+  journal.record(entry(5, { offset: 0 }))
+  journal.clear(5)
+  journal.record(entry(5, { offset: 8192 }))
+  t.same(journal.entries(), [entry(5, { offset: 8192 })])
+})
+
+t.test('the format, byte for byte', async t => {
+  const { journal, file } = open(t)
+  journal.record(entry(1, { dev: 0x1_0000_0002, ino: 3, offset: 4, count: 5 }))
+  const slot =
+    '01000000' +
+    '01000000' +
+    '0200000001000000' +
+    '0300000000000000' +
+    '0400000000000000' +
+    '0500000000000000'
+  t.equal(readFileSync(file).toString('hex'), '00'.repeat(SLOT) + slot)
+  t.equal(statSync(file).mode & 0o777, 0o600)
+})
+
+t.test('a fresh group starts with an empty one', async t => {
+  const { journal } = open(t)
+  journal.record(entry(4))
+  journal.reset()
+  t.same(journal.entries(), [])
+})
+
+t.test('damaged slots are passed over, whole ones are found', async t => {
+  const { journal, file } = open(t)
+  journal.record(entry(2))
+  journal.record(entry(3))
+  const bytes = readFileSync(file)
+  bytes.writeUInt32LE(99, 2 * SLOT + 4) // names another number than its place
+  writeFileSync(file, Buffer.concat([bytes, Buffer.from([1, 0, 0])])) // and a slot cut short
+  t.same(journal.entries(), [entry(3)])
+})
+
+t.test('any bytes at all end in entries whose numbers are their places', async t => {
+  const { journal, file } = open(t)
+  fc.assert(
+    fc.property(fc.uint8Array({ maxLength: 8 * SLOT }), bytes => {
+      writeFileSync(file, bytes)
+      for (const { eventFd } of journal.entries())
+        if (Buffer.from(bytes).readUInt32LE(eventFd * SLOT) !== 1)
+          throw new Error(`slot ${eventFd} is not in use`)
+    }),
+  )
+})
