@@ -8,7 +8,7 @@
  *
  * Follows fanotify(7) and fanotify_mark(2), FAN_CLASS_PRE_CONTENT and FAN_PRE_ACCESS.
  */
-import { closeSync, openSync, unlinkSync, writeSync } from 'node:fs'
+import { closeSync, openSync, readdirSync, unlinkSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import type { CachedBlob } from '../cache/cached-blob.js'
 import type { Driver, DriverStats, Instance, KeptDescriptor, MountPlan } from '../cache/driver.js'
@@ -19,7 +19,7 @@ import { type DenyErrno, FAN, encodeAllow, encodeDeny } from '../native/fanotify
 import { FAN_INIT, addMark, openFanotifyGroup, removeMark } from '../native/fanotify.js'
 import { EventLoop } from './event-loop.js'
 import { Journal } from './journal.js'
-import { COUNTERS, type Miss, type WatchedFile } from './messages.js'
+import { COUNTERS, EVENT_BUFFER_BYTES, type Miss, type WatchedFile } from './messages.js'
 import { reserveAndDeny } from './settle.js'
 
 export interface FanotifyOptions {
@@ -41,6 +41,8 @@ interface Watch {
   marked: boolean
 }
 
+/** `struct fanotify_event_metadata`: no event is shorter. */
+const EVENT_MIN_BYTES = 24
 /** Descriptors left to everything but unanswered events. */
 const DESCRIPTOR_RESERVE = 1024
 
@@ -69,7 +71,9 @@ export class FanotifyDriver implements Driver {
   start(): Promise<void> {
     const limit = getOpenFileLimits().soft
     const left = this.#takenOver ? this.#journal.entries() : []
-    const reservation = this.#takenOver ? reserveAndDeny(left, limit, this.#respond) : undefined
+    const reservation = this.#takenOver
+      ? reserveAndDeny(left, Math.min(limit, this.#numbersInUse()), this.#respond)
+      : undefined
     this.#loop = new EventLoop({
       groupFd: this.#groupFd,
       journalPath: join(this.#options.runDirectory, 'fanotify.journal'),
@@ -90,6 +94,16 @@ export class FanotifyDriver implements Driver {
       void this.#serve(entry).finally(() => reservation.release(entry.eventFd))
     }
     return Promise.resolve()
+  }
+
+  /**
+   * No event of the predecessor has a number from here on: numbers are given lowest first, and but for those of its last
+   * read it has put every one into the journal. The limit of open files itself may be a million, which takes a minute.
+   */
+  #numbersInUse(): number {
+    const own = Math.max(...readdirSync('/proc/self/fd').map(Number))
+    const lastRead = EVENT_BUFFER_BYTES / EVENT_MIN_BYTES
+    return Math.ceil(Math.max(this.#journal.slots, own) + lastRead + DESCRIPTOR_RESERVE)
   }
 
   async attach(instance: Instance): Promise<MountPlan> {

@@ -55,6 +55,11 @@ export class Journal {
     ftruncateSync(this.#fd)
   }
 
+  /** Beyond every number that was ever recorded. */
+  get slots(): number {
+    return Math.min(Math.ceil(fstatSync(this.#fd).size / SLOT), MAX_FD)
+  }
+
   /** What was recorded and not cleared. A damaged slot is passed over: its reader is denied once and asks again. */
   entries(): JournalEntry[] {
     const size = Math.min(fstatSync(this.#fd).size, MAX_FD * SLOT)

@@ -1,5 +1,8 @@
 import type { ReadyBlocks } from '../cache/cached-blob.js'
 
+/** What one read of the group may return: some thousand events, none of which is in the journal yet. */
+export const EVENT_BUFFER_BYTES = 64 * 1024
+
 /** What the event worker is started with. Descriptors are shared: threads of one process have one table. */
 export interface WorkerInput {
   readonly groupFd: number

@@ -20,6 +20,7 @@ import { rangeReady } from '../cache/ready-blocks.js'
 import { Journal } from './journal.js'
 import {
   COUNTERS,
+  EVENT_BUFFER_BYTES,
   type FromWorker,
   type Miss,
   type ToWorker,
@@ -35,7 +36,7 @@ let proberPid = input.proberPid
 let running = true
 let misses: Miss[] = []
 
-const buffer = Buffer.alloc(64 * 1024)
+const buffer = Buffer.alloc(EVENT_BUFFER_BYTES)
 while (running) {
   waitForRoom()
   let length: number

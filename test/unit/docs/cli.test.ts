@@ -18,6 +18,9 @@ const COMMAND_LINES: [string, string[]][] = [
   ['containerd-nydus-grpc', []],
   ['nydusd', []],
   ['nydusd', ['singleton']],
+  ['nydus-image', []],
+  ['nydus-image', ['check']],
+  ['nydusctl', []],
   ['nydusify', []],
   ['nydusify', ['convert']],
 ]
@@ -27,7 +30,7 @@ for (const [program, command] of COMMAND_LINES) {
     const file = path.join(root, 'dist/src/bin', `${program}.js`)
     const help = execFileSync(process.execPath, [file, ...command, '--help'], { encoding: 'utf8' })
     const options = [...help.matchAll(/^ {2}(?:-\w, )?(--[a-z-]+)/gm)].map(([, option]) => option ?? '')
-    t.ok(options.length > 2, 'the help lists options')
+    t.ok(options.length > 1, 'the help lists options')
     const chapter = chapters.get(program) ?? ''
     t.same(
       options.filter(option => option !== '--help' && !chapter.includes(`\`${option}\``)),

@@ -45,6 +45,10 @@ t.test('a number is used again after it was cleared', async t => {
   journal.clear(5)
   journal.record(entry(5, { offset: 8192 }))
   t.same(journal.entries(), [entry(5, { offset: 8192 })])
+  t.equal(journal.slots, 6)
+  journal.record(entry(99))
+  journal.clear(99)
+  t.equal(journal.slots, 100, 'the highest number that ever was is remembered')
 })
 
 t.test('the format, byte for byte', async t => {

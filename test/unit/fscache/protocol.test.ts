@@ -71,7 +71,7 @@ t.test('what does not fit is refused by name', async t => {
   refused(beyond, /beyond its end/)
 })
 
-t.test('any bytes end in a message or DRIVER_PROTOCOL', async t => {
+t.test('any bytes end in a message or DRIVER_PROTOCOL', async () => {
   for (const whole of [open('erofs,domain\0', 'c'.repeat(64)), read(4096n, 4096n)]) {
     const arbitrary = mutations(whole.length, [4, 8, 16, 20])
     fc.assert(fc.property(arbitrary, change => onlyFaults(() => parseMessage(mutate(whole, change)), 100)))

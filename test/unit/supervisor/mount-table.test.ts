@@ -27,7 +27,7 @@ t.test('other lines are passed over', async t => {
   t.same(parseMountInfo('nonsense\n1 2 3\n36 35 98:0 / /x rw shared:1 ext4 /dev/sda rw\n'), [])
 })
 
-t.test('whatever the text, parsing ends without an error', async t => {
+t.test('whatever the text, parsing ends without an error', async () => {
   const words = fc.constantFrom('-', '/', '/a\\040b', '36', 'rw', '\n', ' ', '\\', '\\777', 'é')
   fc.assert(
     fc.property(fc.array(words), parts => {
