@@ -7,7 +7,7 @@ import type { Logger } from '../common/log.js'
 import { probeRead } from '../native/file.js'
 import { mountErofs, unmount } from '../native/mount.js'
 import { findMount } from './mount-table.js'
-import { findNew, listBackingDevices, listSuperblocks, setReadAhead } from './superblock.js'
+import { listBackingDevices, listNew, listSuperblocks, setReadAhead } from './superblock.js'
 
 /** How long the kernel may take over a mount or an unmount that waits for the daemon. */
 const MOUNT_TIMEOUT_MS = 60_000
@@ -19,14 +19,14 @@ export function isErofsMounted(mountpoint: string): boolean {
 
 /**
  * Mounts what the daemon planned. One call at a time: what is new in sysfs is then its own.
- * @returns the superblock's name below /sys/fs/erofs, null where it cannot be told
+ * @returns names below /sys/fs/erofs of which one is its superblock
  * @throws MOUNT_FAILED, LOOP_DEVICE
  */
 export async function mountInstance(
   instance: InstanceInfo,
   mountpoint: string,
   logger: Logger,
-): Promise<string | null> {
+): Promise<string[]> {
   const { mount } = instance
   mkdirSync(mountpoint, { recursive: true, mode: 0o755 })
   const superblocks = listSuperblocks()
@@ -43,11 +43,11 @@ export async function mountInstance(
     })
   }
   refuseLoopDevice(mountpoint)
-  const device = findNew(devices, listBackingDevices())
-  if (device === undefined || !setReadAhead(device)) {
+  const [device, ...others] = listNew(devices, listBackingDevices())
+  if (device === undefined || others.length > 0 || !setReadAhead(device)) {
     logger.warn({ mountpoint }, 'the read-ahead of the mount was left at the kernel default')
   }
-  return findNew(superblocks, listSuperblocks()) ?? null
+  return listNew(superblocks, listSuperblocks())
 }
 
 /**

@@ -25,12 +25,9 @@ export function listBackingDevices(): Set<string> {
   return new Set(namesIn(SYSFS_BDI))
 }
 
-/** The one name that is new; undefined when there is none or it is not clear which (mounts are made one at a time). */
-export function findNew(before: Set<string>, after: Set<string>): string | undefined {
-  const added = [...after].filter(
-    name => !before.has(name) && (name.startsWith('erofs') || !/^\d+:\d+$/.test(name)),
-  )
-  return added.length === 1 ? added[0] : undefined
+/** What is new, without devices that are named by number. More than one where somebody else mounted at the same time. */
+export function listNew(before: Set<string>, after: Set<string>): string[] {
+  return [...after].filter(name => !before.has(name) && !/^\d+:\d+$/.test(name))
 }
 
 /** False when the kernel has no such knob; never fatal. */
@@ -45,11 +42,12 @@ export function setReadAhead(backingDevice: string): boolean {
 }
 
 /**
- * Resolves when the superblock is gone: containers keep it alive through their overlay long after umount returned.
- * sysfs gives no event for it, so it is looked at, less and less often, up to every two seconds.
+ * Resolves when all of these superblocks are gone: containers keep one alive through their overlay long after umount
+ * returned. sysfs gives no event for it, so it is looked at, less and less often, up to every two seconds.
  */
-export async function superblockGone(name: string, signal: AbortSignal): Promise<void> {
-  for (let waitMs = 50; existsSync(join(SYSFS_EROFS, name)); waitMs = Math.min(waitMs * 2, 2000)) {
+export async function superblocksGone(names: readonly string[], signal: AbortSignal): Promise<void> {
+  const alive = (): boolean => names.some(name => existsSync(join(SYSFS_EROFS, name)))
+  for (let waitMs = 50; alive(); waitMs = Math.min(waitMs * 2, 2000)) {
     await delay(waitMs, undefined, { signal, ref: false })
   }
 }

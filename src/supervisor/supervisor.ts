@@ -15,7 +15,7 @@ import type { Logger } from '../common/log.js'
 import { isErofsMounted, mountInstance, proveInterception, unmountAll } from './erofs-mount.js'
 import type { BackendConfigSource, ImageMounts, ImageSpec, MountedImage } from './image-mounts.js'
 import { type KnownImage, SharedDaemon, type SharedDaemonOptions } from './shared-daemon.js'
-import { listSuperblocks, superblockGone } from './superblock.js'
+import { listSuperblocks, superblocksGone } from './superblock.js'
 
 export interface SupervisorOptions extends SharedDaemonOptions {
   /** The snapshotter's root: the domain of its images is derived from it. */
@@ -28,8 +28,11 @@ interface ImageRecord {
   spec: ImageSpec
   /** Fresh per mount: bootstrap digest and generation. */
   fsid: string
-  /** Name below /sys/fs/erofs, once mounted. */
-  superblock: string | null
+  /**
+   * Names below /sys/fs/erofs, once mounted: its superblock, and any that somebody else mounted at the same moment. It
+   * counts as gone when all of them are.
+   */
+  superblocks: string[]
   state: 'mounting' | 'mounted' | 'releasing'
 }
 
@@ -120,7 +123,7 @@ export class Supervisor implements ImageMounts {
     const record: ImageRecord = {
       spec,
       fsid: freshFsid(spec.bootstrapPath, generation),
-      superblock: null,
+      superblocks: [],
       state: 'mounting',
     }
     await store.write([
@@ -131,7 +134,7 @@ export class Supervisor implements ImageMounts {
     try {
       await this.#bind(record, entry)
       const instance = await this.#daemon.call(client => client.instance(this.#name(record)))
-      record.superblock = await mountInstance(instance, spec.mountpoint, this.#logger)
+      record.superblocks = await mountInstance(instance, spec.mountpoint, this.#logger)
       await proveInterception(instance, spec.mountpoint)
       await this.#daemon.call(client => client.mounted(this.#name(record)))
     } catch (err) {
@@ -187,7 +190,7 @@ export class Supervisor implements ImageMounts {
   #release(record: ImageRecord): void {
     this.#releasing.set(record.fsid, record)
     const released = async (): Promise<void> => {
-      if (record.superblock !== null) await superblockGone(record.superblock, this.#closing.signal)
+      await superblocksGone(record.superblocks, this.#closing.signal)
       await this.#unbind(record)
       this.#releasing.delete(record.fsid)
       await this.#daemon.keepDescriptors()
@@ -224,7 +227,7 @@ export class Supervisor implements ImageMounts {
       }
     }
     for (const [key, record] of await store.list<ImageRecord>(RELEASING_PREFIX)) {
-      if (record.superblock !== null && alive.has(record.superblock)) this.#releasing.set(record.fsid, record)
+      if (record.superblocks.some(name => alive.has(name))) this.#releasing.set(record.fsid, record)
       else await store.write([{ type: 'del', key }])
     }
     const adopted = await this.#daemon.start()
