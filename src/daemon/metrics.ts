@@ -1,7 +1,7 @@
 import type { CachedBlob } from '../cache/cached-blob.js'
 import type { CacheCounters } from '../cache/stats.js'
 
-/** Upstream's cache statistics (nydusd 2.x, /api/v1/metrics/blobcache), as far as a kernel path has them. */
+/** Upstream's cache statistics (nydusd 2.x, /api/v1/metrics/blobcache), as far as a kernel path has them: what it has not (a slow path, buffered writes) is 0. */
 export interface BlobcacheMetrics {
   underlying_files: string[]
   store_path: string

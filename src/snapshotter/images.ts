@@ -21,6 +21,8 @@ export class Images {
   readonly #mounts: ImageMounts | undefined
   readonly #whyNone: string
   #recovery: Promise<void> | undefined
+  /** Mounts under way, by layer: containers that start together share one. */
+  readonly #mounting = new Map<string, Promise<string>>()
 
   /**
    * @param mounts `undefined` where no image can be mounted: plain layers work all the same
@@ -55,6 +57,14 @@ export class Images {
     await this.recover()
     const mounted = this.#mounts.get(layer.id)
     if (mounted) return mounted.mountpoint
+    const underWay = this.#mounting.get(layer.id)
+    if (underWay) return underWay
+    const mounting = this.#mount(this.#mounts, layer).finally(() => this.#mounting.delete(layer.id))
+    this.#mounting.set(layer.id, mounting)
+    return mounting
+  }
+
+  async #mount(mounts: ImageMounts, layer: ImageLayer): Promise<string> {
     const imageRef = imageRefOf(layer.labels)
     if (imageRef === undefined) {
       throw fault(
@@ -65,7 +75,7 @@ export class Images {
           'with ctr-remote image rpull, and pull again',
       )
     }
-    const { mountpoint } = await this.#mounts.mount({
+    const { mountpoint } = await mounts.mount({
       id: layer.id,
       imageRef,
       bootstrapPath: await findBootstrap(layer.fsPath),

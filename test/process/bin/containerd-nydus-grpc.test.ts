@@ -25,7 +25,7 @@ t.test(
     writeFileSync(template, '{')
     const args = ['--root', path.join(directory, 'root'), '--address', path.join(directory, 'run/s')]
     const samples: [string[], number, RegExp][] = [
-      [['--rooot', '/x'], 2, /unknown option '--rooot'\n\(Did you mean --root\?\)/],
+      [['--rooot', '/x'], 2, /unknown option '--rooot' \(did you mean --root\?\): .* \(USAGE\)\n$/],
       [['--sync-remove=perhaps'], 2, /takes true or false/],
       [['--config', '/nowhere'], 3, /no such file/],
       [['--config', toml], 3, /unknown key colour/],

@@ -65,7 +65,7 @@ t.test('bad use of rpull: one sentence and the documented exit code', async t =>
   const cases: [string[], number, RegExp][] = [
     [['image', 'rpull'], 2, /^ctr-remote: please provide an image reference/],
     [['images', 'rpull', 'a/UPPER'], 2, /^ctr-remote: image reference "a\/UPPER" has/],
-    [['image', 'rpull', '--bogus', 'a/b'], 2, /^error: unknown option '--bogus'/],
+    [['image', 'rpull', '--bogus', 'a/b'], 2, /^ctr-remote: unknown option '--bogus'/],
     [['i', 'rpull', '--label', '=x', 'a/b'], 2, /a label needs a key/],
     [['image', 'rpull', '--platform', 'linux', 'a/b'], 2, /a platform is written/],
     [['--timeout', 'soon', 'image', 'rpull', 'a/b'], 2, /a duration is written like/],
