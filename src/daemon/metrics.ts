@@ -1,7 +1,10 @@
 import type { CachedBlob } from '../cache/cached-blob.js'
 import type { CacheCounters } from '../cache/stats.js'
 
-/** Upstream's cache statistics (nydusd 2.x, /api/v1/metrics/blobcache), as far as a kernel path has them: what it has not (a slow path, buffered writes) is 0. */
+/**
+ * Upstream's cache statistics (nydusd 2.x, /api/v1/metrics/blobcache). What a kernel path has not (a slow path, buffered
+ * writes) or does not count by itself (bytes of prefetch) is 0.
+ */
 export interface BlobcacheMetrics {
   underlying_files: string[]
   store_path: string
