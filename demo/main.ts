@@ -5,8 +5,8 @@
 import path from 'node:path'
 import { startContainerd } from '../test/helpers/containerd.js'
 import { DockerRegistry } from '../test/helpers/docker-registry.js'
-import { type ImageSummary, writeImage } from './image.js'
-import { applicationLayer, busyboxLayer, nodeLayer, toolsLayer } from './layers.js'
+import type { ImageSummary } from './image.js'
+import { buildImage, readSummary } from './image-of-machine.js'
 import { type Result, measure, seconds } from './measure.js'
 import { program, runProgram } from './programs.js'
 import { pushLayout } from './push.js'
@@ -17,14 +17,17 @@ const directory = process.argv[2] ?? ''
 /** Also the name of its cgroups: scripts/demo.sh removes them by it. */
 const namespace = path.basename(directory)
 const at = (name: string): string => path.join(directory, name)
+/** An OCI layout that demo/build.ts has written; without one the image is built here. */
+const built = process.argv[3]
+const layout = built ?? at('layout')
 
 async function main(): Promise<void> {
-  const image = await buildImage()
+  const image = built === undefined ? await buildImage(layout) : readSummary(layout)
   say('starting a registry on loopback and pushing the image')
   const registry = new DockerRegistry({})
   await registry.start()
   const [plain, lazy] = [`${registry.host}/demo:oci`, `${registry.host}/demo:nydus`]
-  await pushLayout(at('layout'), plain)
+  await pushLayout(layout, plain)
 
   say('converting it with nydusify')
   const convert = ['convert', '--source', plain, '--target', lazy, '--work-dir', at('nydusify')]
@@ -52,20 +55,6 @@ async function main(): Promise<void> {
   await containerd.stop()
   await stopSnapshotter()
   await registry.remove()
-}
-
-async function buildImage(): Promise<ImageSummary> {
-  say('building the image: busybox, Node with its libraries, npm, a web application')
-  const layers = [busyboxLayer(), nodeLayer(), toolsLayer(), applicationLayer()].filter(one => one.length > 0)
-  const config = {
-    Cmd: ['/usr/bin/node', '/app/server.mjs'],
-    Env: ['PATH=/usr/bin:/bin'],
-    WorkingDir: '/app',
-  }
-  const image = await writeImage(at('layout'), 'app', layers, config)
-  const sizes = `${mebibytes(image.fileBytes)}, ${mebibytes(image.layerBytes)} compressed`
-  say(`image: ${layers.length} layers, ${image.files} files, ${sizes}`)
-  return image
 }
 
 function comparison(image: ImageSummary, results: Result[]): string {

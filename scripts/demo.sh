@@ -15,11 +15,13 @@ cd "$(dirname "$0")/.."
 keep=''
 vm=''
 inside=''
+layout=''
 for option; do
   case $option in
     --keep) keep=yes ;;
     --vm) vm=yes ;;
     --inside) inside=yes ;; # what it says to itself in the VM: everything is installed, do not ask the kernel
+    --layout=*) layout=${option#*=} ;; # and where the image is that it built before
     *) echo "demo: unknown option $option; usage: demo.sh [--keep] [--vm]" >&2; exit 2 ;;
   esac
 done
@@ -48,11 +50,6 @@ if [ -z "$inside" ]; then
       ;;
     *) say "kernel-check.sh ended with $status" >&2; exit 1 ;;
   esac
-  if [ -n "$vm" ]; then
-    say 'running in the test VM, on a kernel with cachefiles on-demand; the first time builds that kernel'
-    sh scripts/setup-debian.sh vm
-    exec sh vm-tests/boot.sh -t 1800 -e NYDUS_DEMO_DIR=/state/tmp sh scripts/demo.sh --inside
-  fi
 fi
 
 directory=$(mktemp -d "${NYDUS_DEMO_DIR:-/var/tmp}/nydus-demo.XXXXXX")
@@ -61,9 +58,10 @@ runner=''
 cleanup() {
   if [ -n "$runner" ]; then
     # Process 1 of the namespace: the kernel ends all others with it and takes the mounts away before it is reaped.
-    first=$(cat "/proc/$runner/task/$runner/children" 2>/dev/null || true)
+    first=''
+    [ -n "$vm" ] || first=$(cat "/proc/$runner/task/$runner/children" 2>/dev/null || true)
     # shellcheck disable=SC2086 # one number or none
-    kill -KILL ${first:-$runner} 2>/dev/null || true
+    if [ -n "$first" ]; then kill -KILL $first; else kill "$runner"; fi 2>/dev/null || true
     wait "$runner" 2>/dev/null || true
   fi
   # runc leaves the directory of a containerd namespace in each hierarchy.
@@ -74,16 +72,36 @@ trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 trap 'exit 129' HUP
+# In the background, so that a signal to this script is handled at once.
+watched() {
+  "$@" &
+  runner=$!
+  status=0
+  wait "$runner" || status=$?
+  runner=''
+  return "$status"
+}
+
+if [ -n "$vm" ]; then
+  say 'running in the test VM, on a kernel with cachefiles on-demand; the first time builds that kernel'
+  sh scripts/setup-debian.sh vm
+  watched node dist/demo/build.js "$directory/layout"
+  watched sh vm-tests/boot.sh -t 1800 -d "$directory/vm" -e NYDUS_DEMO_DIR=/state/tmp \
+    sh scripts/demo.sh --inside "--layout=$directory/layout"
+  exit
+fi
 
 # A /run of its own: shims put their sockets there whatever containerd's configuration says. The shell stays process 1,
 # because it reaps what is orphaned; setpriv ends all of it should this script be killed.
-# shellcheck disable=SC2016 # for the inner shell
-TMPDIR=$directory setpriv --pdeathsig KILL \
-  unshare --mount --pid --fork --kill-child --mount-proc \
-  sh -c 'exec 2>&3; mount -t tmpfs -o mode=755 none /run && node dist/demo/main.js "$1"; exit $?' demo "$directory" \
-  3>&2 2>"$directory/unshare.log" &
-runner=$!
+# shellcheck disable=SC2317 # watched calls it
+contained() {
+  # shellcheck disable=SC2016 # for the inner shell
+  TMPDIR=$directory exec setpriv --pdeathsig KILL \
+    unshare --mount --pid --fork --kill-child --mount-proc \
+    sh -c 'exec 2>&3; mount -t tmpfs -o mode=755 none /run && node dist/demo/main.js "$@"; exit $?' \
+    demo "$directory" ${layout:+"$layout"} 3>&2 2>"$directory/unshare.log"
+}
 status=0
-wait "$runner" || status=$?
+watched contained || status=$?
 cat "$directory/unshare.log" >&2
 exit "$status"
