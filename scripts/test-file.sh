@@ -1,6 +1,7 @@
 #!/bin/sh
 # Runs one test file for test.sh: its TAP goes to $logs, with a failure of its own where it ends badly without one.
 file=$1
+logs=${logs:?set by test.sh}
 tap="$logs/$(echo "${file#dist/test/}" | tr / -).tap"
 started=$(date +%s)
 status=0
