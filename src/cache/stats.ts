@@ -1,4 +1,4 @@
-import { Counter } from 'prom-client'
+import Counter from 'prom-client/lib/counter.js'
 import type { RequestKind } from '../backend/reader.js'
 import { metrics } from '../common/metrics.js'
 

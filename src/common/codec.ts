@@ -1,5 +1,5 @@
 import { createCipheriv, createDecipheriv } from 'node:crypto'
-import { compressSync as lz4CompressSync, uncompressSync as lz4UncompressSync } from 'lz4-napi'
+import { createRequire } from 'node:module'
 import zstd from 'zstd-napi/binding.js'
 import { asFault, fault } from './fault.js'
 
@@ -25,6 +25,11 @@ const MAX_EXPANSION = { lz4_block: 255, zstd: 32768 } as const
 const ZSTD_LEVEL = 3
 /** lz4-napi puts the size in front of the block, which chunks do not carry. */
 const LZ4_PREFIX = 4
+
+/** Loaded by the first lz4 chunk: it takes 6 MiB, and most images are zstd. */
+const loadLz4 = (): typeof import('lz4-napi') => (lz4 ??= require('lz4-napi') as typeof import('lz4-napi'))
+const require = createRequire(import.meta.url)
+let lz4: typeof import('lz4-napi') | undefined
 
 let decoder: zstd.DCtx | undefined
 let encoder: zstd.CCtx | undefined
@@ -73,7 +78,7 @@ export function compressInto(
 ): number {
   switch (compressor) {
     case 'lz4_block': {
-      const packed = lz4CompressSync(asBuffer(bytes))
+      const packed = loadLz4().compressSync(asBuffer(bytes))
       out.set(packed.subarray(LZ4_PREFIX))
       return packed.length - LZ4_PREFIX
     }
@@ -105,7 +110,7 @@ function lz4Decompress(stored: Uint8Array, size: number): Uint8Array {
   const prefixed = Buffer.allocUnsafeSlow(stored.length + 4)
   prefixed.writeUInt32LE(size, 0)
   prefixed.set(stored, 4)
-  return lz4UncompressSync(prefixed)
+  return loadLz4().uncompressSync(prefixed)
 }
 
 function checkLength(bytes: Uint8Array, size: number, compressor: Compressor): Uint8Array {
