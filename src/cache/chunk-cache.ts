@@ -16,7 +16,13 @@ import { BlobStats, type CacheCounters, createCounters } from './stats.js'
 import { readBootId } from './written-map.js'
 
 const MIB = 1024 * 1024
-const READAHEAD_BYTES = 8 * MIB
+/** Bytes are fetched ahead of one that has read twice as many in a row: less would leave a fast registry waiting. */
+const READAHEAD_BYTES = 32 * MIB
+/**
+ * Of one request ahead. A registry pays for each range (docker-registry took 0.95 s of processor for 512 MiB in 120
+ * ranges, 0.67 s in 87), but whoever wants a chunk of a range in flight waits for what is before it.
+ */
+const READAHEAD_REQUEST_BYTES = 8 * MIB
 
 export interface ChunkCacheOptions {
   /** Upstream's work_dir: the files of all blobs. Created where it is missing. */
@@ -28,7 +34,7 @@ export interface ChunkCacheOptions {
   maxRequests?: number
   /** Neighbouring misses are merged into requests of up to this size. Default 1 MiB. */
   batchBytes?: number
-  /** Most that is fetched ahead of a sequential reader; 0 for never. Default 8 MiB. */
+  /** Most that is fetched ahead of a sequential reader; 0 for never. Default 32 MiB. */
   readaheadBytes?: number
   /** How long a failure is told to others without a new try. Default 1000. */
   failureWindowMs?: number
@@ -92,7 +98,7 @@ export class ChunkCache {
       memoryBytes: options.memoryBytes ?? 64 * MIB,
       maxRequests: options.maxRequests ?? 16,
       batchBytes: options.batchBytes ?? MIB,
-      readaheadBatchBytes: options.readaheadBytes ?? READAHEAD_BYTES,
+      readaheadBatchBytes: READAHEAD_REQUEST_BYTES,
     })
   }
 

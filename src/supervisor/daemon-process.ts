@@ -10,6 +10,11 @@ export const KEPT_DESCRIPTORS_ENV = 'NYDUS_KEPT_DESCRIPTORS'
 /** The daemon writes one line here when its API answers; its end without a line is a failed start. */
 export const READY_FD = 3
 const FIRST_KEPT_FD = 4
+/**
+ * One thread of V8's own instead of four: what there is to collect is few and large buffers, and the threads spent more
+ * processor time on finding work than on work (0.58 s instead of 0.85 s over a cold read of 512 MiB); 5 MiB less memory.
+ */
+const NODE_ARGS = ['--v8-pool-size=1']
 /** Node alone needs seconds on an emulated processor. */
 const START_TIMEOUT_MS = 120_000
 
@@ -37,7 +42,7 @@ export async function startDaemon(command: DaemonCommand): Promise<ProcessIdenti
   const ours = command.nydusdPath === ''
   const file = ours ? process.execPath : command.nydusdPath
   const args = ours
-    ? [fileURLToPath(new URL('../bin/nydusd.js', import.meta.url)), ...command.args]
+    ? [...NODE_ARGS, fileURLToPath(new URL('../bin/nydusd.js', import.meta.url)), ...command.args]
     : command.args
   const logFd = openSync(command.logPath, 'a', 0o600)
   const names = Object.fromEntries(command.kept.map(({ name }, index) => [name, FIRST_KEPT_FD + index]))
