@@ -10,7 +10,7 @@ import type { BlobCacheEntry, InstanceInfo } from '../client/api.js'
 import { FileSource } from '../common/byte-source.js'
 import { fault } from '../common/fault.js'
 import type { Logger } from '../common/log.js'
-import type { BlobEntry } from '../erofs/blob-table.js'
+import { type BlobEntry, requireServable } from '../erofs/blob-table.js'
 import { Bootstrap } from '../erofs/bootstrap.js'
 import { findCanary } from './canary.js'
 
@@ -126,6 +126,8 @@ export class Instances {
       source = new FileSource(config.metadata_path)
       const bootstrap = Bootstrap.open(source)
       for (const blob of bootstrap.blobs) {
+        // Told now, not by every read.
+        requireServable(blob)
         open.push(await this.#openBlob(bootstrap, blob, backend, config.metadata_path))
       }
       const instance: Instance = {

@@ -87,3 +87,15 @@ t.test('images of the reference tools, pulled and read through the kernel', { sk
   await node.startSnapshotter()
   await checkAll('after both were killed')
 })
+
+t.test('an image of a kind that comes later is refused by its name, not by every read', { skip }, async t => {
+  const registry = await startDockerRegistry(t)
+  for (const tag of ['oci', 'zran'])
+    registry.pushLayout(path.join(fixtures, 'oci-layout'), tag, `torture:${tag}`)
+  const node = await LazyNode.start(t, scratch(t))
+  const reference = `${registry.host}/torture:zran`
+  t.equal((await node.rpull(reference)).code, 0)
+  const prepared = await node.prepare('container', reference)
+  t.match(prepared.stderr, /is zran .*convert the image to native RAFS v6/)
+  t.same(node.images(), [])
+})
