@@ -56,7 +56,8 @@ export async function startContainerd(options: ContainerdOptions): Promise<Priva
   }
   const ctr = (...args: string[]): Promise<CtrResult> => runCtr(address, args)
   const pid = child.pid ?? 0
-  const runArgs = ['--fifo-dir', at('fifo'), '--runc-root', at('runc')]
+  // Without a cgroup path runc removes the container's cgroup whole; else a directory a namespace would stay.
+  const runArgs = ['--fifo-dir', at('fifo'), '--runc-root', at('runc'), '--cgroup', '']
   const stop = async (): Promise<void> => {
     const gone = child.exitCode !== null || child.signalCode !== null ? undefined : once(child, 'exit')
     child.kill('SIGKILL')
