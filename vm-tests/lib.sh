@@ -126,6 +126,8 @@ nydusd_pids() {
 trace_start() {
   tracing=/sys/kernel/tracing
   mount -t tracefs tracefs "$tracing"
+  # What another case left behind.
+  : >"$tracing/trace"
   echo 8192 >"$tracing/buffer_size_kb"
   for event in open copen read cread close; do
     echo 1 >"$tracing/events/cachefiles/cachefiles_ondemand_$event/enable"

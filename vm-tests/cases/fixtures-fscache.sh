@@ -30,18 +30,17 @@ for diff in json.load(sys.stdin)["rootfs"]["diff_ids"]:
 print(chain)'
 }
 
-# By hand, since `ctr image mount` unpacks layers that a remote snapshotter does not have.
+# By hand, since `ctr image mount` unpacks layers that a remote snapshotter does not have. Not a view: ctr gives it
+# no label, and containerd's garbage collector takes it at once.
 mount_image() {
   mkdir -p "$STATE/mnt-$1"
-  ctr snapshots --snapshotter nydus view "view-$1" "$(cat "$DATA/$1.chain")"
-  # Else containerd's garbage collector takes it as soon as something else is removed.
-  ctr snapshots --snapshotter nydus label "view-$1" containerd.io/gc.root=test >&2
-  ctr snapshots --snapshotter nydus mounts "$STATE/mnt-$1" "view-$1" >"$STATE/mount.sh"
+  ctr snapshots --snapshotter nydus prepare "work-$1" "$(cat "$DATA/$1.chain")"
+  ctr snapshots --snapshotter nydus mounts "$STATE/mnt-$1" "work-$1" >"$STATE/mount.sh"
   sh -x "$STATE/mount.sh"
 }
 unmount_image() {
   umount "$STATE/mnt-$1"
-  ctr snapshots --snapshotter nydus rm "view-$1"
+  ctr snapshots --snapshotter nydus rm "work-$1"
 }
 
 check_tree() {
@@ -83,6 +82,8 @@ run() {
   grep fsid= /proc/mounts | cut -d' ' -f2 | while read -r target; do umount "$target"; done
   rm "$SNAPSHOTTER_ADDRESS"
   start_snapshotter
+  # containerd waits before it dials again.
+  wait_for 120 'containerd reaching the snapshotter' ctr snapshots --snapshotter nydus ls
   for tag in $tags; do
     mount_image "$tag"
     drop_caches
