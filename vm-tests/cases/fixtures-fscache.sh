@@ -91,7 +91,7 @@ run() {
     unmount_image "$tag"
   done
   [ "$(traced cread)" -gt "$before" ] || die 'the new mounts asked nothing on /dev/cachefiles'
-  note "READs answered from the cache alone: $(($(traced cread) - before))"
+  note "READs answered after the restart: $(($(traced cread) - before))"
 }
 
 another_daemon() {
