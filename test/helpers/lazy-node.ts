@@ -3,7 +3,7 @@
  * that knows it as `nydus`, and ctr-remote to pull with.
  */
 import { execFile } from 'node:child_process'
-import { mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, readdirSync, writeFileSync, readlinkSync } from 'node:fs'
 import path from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
@@ -207,19 +207,17 @@ export function makeBelow(directory: string, name: string): string {
   return made
 }
 
-/** Daemons whose command line names the directory. */
+/** By where they write their log: their command lines show their names only. */
 function processesOf(directory: string): number[] {
   return readdirSync('/proc')
     .map(Number)
-    .filter(
-      pid => pid > 0 && pid !== process.pid && commandLine(pid).some(arg => arg.startsWith(`${directory}/`)),
-    )
+    .filter(pid => pid > 0 && pid !== process.pid && outputOf(pid).startsWith(`${directory}/`))
 }
 
-function commandLine(pid: number): string[] {
+function outputOf(pid: number): string {
   try {
-    return readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')
+    return readlinkSync(`/proc/${pid}/fd/1`)
   } catch {
-    return []
+    return ''
   }
 }
