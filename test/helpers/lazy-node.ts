@@ -173,8 +173,9 @@ export class LazyNode {
   }
 
   async #close(): Promise<void> {
-    await this.#containerd?.stop()
+    // The snapshotter was ended before; the daemons now, while the paths of their logs can still be told.
     for (const pid of processesOf(this.directory)) process.kill(pid, 'SIGKILL')
+    await this.#containerd?.stop()
   }
 }
 
