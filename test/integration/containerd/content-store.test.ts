@@ -19,6 +19,8 @@ if (process.geteuid?.() !== 0) {
   const { address } = containerd
   const rpc = await Rpc.connect(address, 'here')
   t.teardown(() => rpc.close())
+  // As a pull does: what nothing holds goes with containerd's next garbage collection, the first soon after its start.
+  await createLease(rpc)
   const store = new ContentStore(rpc)
   const never = new AbortController().signal
 
