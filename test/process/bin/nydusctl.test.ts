@@ -98,7 +98,9 @@ t.test('a daemon asked by nydusctl', { skip: fanotifyMissing }, async t => {
   const exit = await requestExit(daemon.socket)
   t.equal(exit, 204)
   daemon.child.kill('SIGTERM')
-  t.same(await ended, [0, null])
+  // The signal may come when the process has done everything but end.
+  const [code, signal] = (await ended) as [number | null, string | null]
+  t.ok(code === 0 || signal === 'SIGTERM', `ended with ${code ?? signal}`)
   t.notOk(existsSync(daemon.socket), 'the socket is gone with it')
   t.equal(daemon.stderr(), '')
 })
