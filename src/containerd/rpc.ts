@@ -13,8 +13,15 @@ import {
 import { type PackageDefinition, loadSync } from '@grpc/proto-loader'
 import { type Fault, fault, hasErrno, isFault } from '../common/fault.js'
 
+/** The snapshots service is the one that we serve: one description for both sides. */
+const PROTO_FILES = [
+  'containerd-content',
+  'containerd-images',
+  'containerd-leases',
+  'snapshots',
+  'containerd-diff',
+]
 const PROTO_DIRECTORY = fileURLToPath(new URL('../../../proto/', import.meta.url))
-const SERVICES = ['content', 'images', 'leases', 'snapshots', 'diff']
 
 /** How long containerd may take to accept a connection. */
 const CONNECT_TIMEOUT_MS = 10_000
@@ -27,7 +34,7 @@ export type Duplex<Request, Response> = ClientDuplexStream<Request, Response>
 
 /**
  * A connection to containerd's gRPC socket, bound to one namespace and, once there is one, to a lease.
- * Field and service names are those of `proto/containerd-*.proto`, in camel case.
+ * Field and service names are those of `proto/*.proto`, in camel case.
  */
 export class Rpc {
   readonly address: string
@@ -40,7 +47,7 @@ export class Rpc {
     this.address = address
     this.namespace = namespace
     this.#definitions = loadSync(
-      SERVICES.map(name => `${PROTO_DIRECTORY}containerd-${name}.proto`),
+      PROTO_FILES.map(name => `${PROTO_DIRECTORY}${name}.proto`),
       {
         includeDirs: [PROTO_DIRECTORY],
         longs: Number,
