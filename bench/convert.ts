@@ -10,10 +10,10 @@ import path from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import tar from 'tar-stream'
 import { encodeBootstrap } from '../src/erofs/writer.js'
-import { type LayerOptions, buildLayer } from '../src/image/build-layer.js'
-import { CompressPool } from '../src/image/compress-pool.js'
-import { DEFAULT_LIMITS } from '../src/image/limits.js'
-import { mergeLayers } from '../src/image/merge.js'
+import { type LayerOptions, buildLayer } from '../src/image/build/build-layer.js'
+import { CompressPool } from '../src/image/build/compress-pool.js'
+import { DEFAULT_LIMITS } from '../src/image/tar/limits.js'
+import { mergeLayers } from '../src/image/build/merge.js'
 
 const MIB = 1 << 20
 const ROUNDS = 2

@@ -1,5 +1,5 @@
 import tar, { type Extract, type Header } from 'tar-stream'
-import { fault } from '../common/fault.js'
+import { fault } from '../../common/fault.js'
 
 /** A header of tar-stream, and what its types leave out. */
 export type RawHeader = Omit<Header, 'type' | 'linkname' | 'pax'> & {

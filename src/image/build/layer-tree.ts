@@ -1,9 +1,9 @@
-import { fault } from '../common/fault.js'
-import type { DirectoryInode, ImageInode, RegularInode } from '../erofs/image-tree.js'
-import { splitXattrName, xattrProblem } from '../erofs/writer-xattr.js'
-import type { LayerLimits } from './limits.js'
-import { entryFault, quoteName } from './tar-names.js'
-import type { TarAttributes, TarEntry } from './tar-reader.js'
+import { fault } from '../../common/fault.js'
+import type { DirectoryInode, ImageInode, RegularInode } from '../../erofs/image-tree.js'
+import { splitXattrName, xattrProblem } from '../../erofs/writer-xattr.js'
+import type { LayerLimits } from '../tar/limits.js'
+import { entryFault, quoteName } from '../tar/tar-names.js'
+import type { TarAttributes, TarEntry } from '../tar/tar-reader.js'
 
 /** A directory with the attributes of one that nothing describes. */
 export function newDirectory(): DirectoryInode {

@@ -1,4 +1,4 @@
-import type { DirectoryInode, ImageInode } from '../erofs/image-tree.js'
+import type { DirectoryInode, ImageInode } from '../../erofs/image-tree.js'
 
 /** The inodes of the paths that exist, in the order given; `/` is the root, which stands for everything. */
 export function findPrefetched(root: DirectoryInode, paths: readonly string[]): ImageInode[] {

@@ -1,7 +1,7 @@
-import { isFault } from '../common/fault.js'
-import { dockerConfigCredentials } from '../oci/docker-config.js'
-import { registryHost } from '../oci/reference.js'
-import { RegistryClient, type RegistryClientOptions } from '../oci/registry-client.js'
+import { isFault } from '../../common/fault.js'
+import { dockerConfigCredentials } from '../../oci/docker-config.js'
+import { registryHost } from '../../oci/reference.js'
+import { RegistryClient, type RegistryClientOptions } from '../../oci/registry-client.js'
 
 export interface RegistryAccess {
   /** Domain of a reference. */

@@ -1,11 +1,11 @@
 import { type Hash, createHash } from 'node:crypto'
 import type { FileHandle } from 'node:fs/promises'
-import { digestOf } from '../common/digest.js'
-import { fault } from '../common/fault.js'
-import { BLOCK_SIZE, MAX_CHUNKS_PER_BLOB, MAX_COMPRESSED_BLOB_SIZE, alignUp } from '../erofs/format.js'
-import type { ImageBlob, ImageChunk } from '../erofs/image-tree.js'
+import { digestOf } from '../../common/digest.js'
+import { fault } from '../../common/fault.js'
+import { BLOCK_SIZE, MAX_CHUNKS_PER_BLOB, MAX_COMPRESSED_BLOB_SIZE, alignUp } from '../../erofs/format.js'
+import type { ImageBlob, ImageChunk } from '../../erofs/image-tree.js'
 import type { CompressPool, PackedChunks } from './compress-pool.js'
-import type { ByteStream } from './layer-stream.js'
+import type { ByteStream } from '../tar/layer-stream.js'
 
 /** Small chunks travel to the compression threads together, up to about this many bytes. */
 const BATCH_BYTES = 1024 * 1024

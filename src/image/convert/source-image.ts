@@ -1,4 +1,4 @@
-import { fault } from '../common/fault.js'
+import { fault } from '../../common/fault.js'
 import {
   type Descriptor,
   type ImageConfig,
@@ -6,11 +6,11 @@ import {
   MAX_INDEX_BYTES,
   isNydusManifest,
   parseImageConfig,
-} from '../oci/manifest.js'
-import { layerCompression } from '../oci/media-types.js'
-import { type WantedPlatform, isNydusEntry, selectManifest } from '../oci/platform.js'
-import { type Reference, formatReference, manifestSelector } from '../oci/reference.js'
-import type { RegistryClient } from '../oci/registry-client.js'
+} from '../../oci/manifest.js'
+import { layerCompression } from '../../oci/media-types.js'
+import { type WantedPlatform, isNydusEntry, selectManifest } from '../../oci/platform.js'
+import { type Reference, formatReference, manifestSelector } from '../../oci/reference.js'
+import type { RegistryClient } from '../../oci/registry-client.js'
 
 /** A plain image that can be converted. */
 export interface SourceImage {

@@ -1,7 +1,7 @@
 import t from 'tap'
-import { MemorySource } from '../../../src/common/byte-source.js'
-import { checkBootstrap } from '../../../src/image/check.js'
-import { buildImage } from '../../helpers/rafs-image.js'
+import { MemorySource } from '../../../../src/common/byte-source.js'
+import { checkBootstrap } from '../../../../src/image/read/check.js'
+import { buildImage } from '../../../helpers/rafs-image.js'
 
 const data = Buffer.alloc(10_000, 7)
 const image = buildImage([

@@ -1,7 +1,7 @@
 import { availableParallelism } from 'node:os'
 import { Worker } from 'node:worker_threads'
-import type { Compressor } from '../common/codec.js'
-import { type Fault, fault } from '../common/fault.js'
+import type { Compressor } from '../../common/codec.js'
+import { type Fault, fault } from '../../common/fault.js'
 
 /** Chunks that lie one after the other in `input`. Both buffers are transferred there and back. */
 export interface CompressJob {

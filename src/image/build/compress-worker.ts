@@ -1,8 +1,8 @@
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import { parentPort } from 'node:worker_threads'
-import { compressBound, compressInto } from '../common/codec.js'
-import { asFault } from '../common/fault.js'
+import { compressBound, compressInto } from '../../common/codec.js'
+import { asFault } from '../../common/fault.js'
 import type { CompressJob, CompressReply } from './compress-pool.js'
 
 /**

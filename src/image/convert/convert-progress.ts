@@ -1,6 +1,6 @@
-import type { BuiltLayer } from './build-layer.js'
+import type { BuiltLayer } from '../build/build-layer.js'
 import type { ConvertObserver } from './convert.js'
-import { formatReference } from '../oci/reference.js'
+import { formatReference } from '../../oci/reference.js'
 import type { SourceImage } from './source-image.js'
 
 interface Output {

@@ -1,10 +1,10 @@
 import t from 'tap'
-import type { DirectoryInode, ImageInode } from '../../../src/erofs/image-tree.js'
-import { LayerTree } from '../../../src/image/layer-tree.js'
-import { DEFAULT_LIMITS, type LayerLimits } from '../../../src/image/limits.js'
-import { mergeLayers } from '../../../src/image/merge.js'
-import { readTar } from '../../../src/image/tar-reader.js'
-import { type TarItem, pieces, tarBytes } from '../../helpers/tar-bytes.js'
+import type { DirectoryInode, ImageInode } from '../../../../src/erofs/image-tree.js'
+import { LayerTree } from '../../../../src/image/build/layer-tree.js'
+import { DEFAULT_LIMITS, type LayerLimits } from '../../../../src/image/tar/limits.js'
+import { mergeLayers } from '../../../../src/image/build/merge.js'
+import { readTar } from '../../../../src/image/tar/tar-reader.js'
+import { type TarItem, pieces, tarBytes } from '../../../helpers/tar-bytes.js'
 
 async function layer(items: TarItem[], limits: Partial<LayerLimits> = {}): Promise<LayerTree> {
   const tree = new LayerTree({ ...DEFAULT_LIMITS, ...limits })

@@ -1,5 +1,5 @@
 import type { Extract } from 'tar-stream'
-import { asFault } from '../common/fault.js'
+import { asFault } from '../../common/fault.js'
 import type { ByteStream } from './layer-stream.js'
 import { type RawHeader, createByteExactExtract } from './tar-extract.js'
 import { entryFault, splitPath } from './tar-names.js'

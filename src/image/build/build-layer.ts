@@ -1,6 +1,6 @@
 import { type FileHandle, open } from 'node:fs/promises'
-import { type Compressor, compress } from '../common/codec.js'
-import type { Digester } from '../common/digest.js'
+import { type Compressor, compress } from '../../common/codec.js'
+import type { Digester } from '../../common/digest.js'
 import { createHash } from 'node:crypto'
 import {
   type TocSection,
@@ -10,16 +10,16 @@ import {
   encodeDigests,
   encodeSectionHeader,
   encodeToc,
-} from '../erofs/blob-writer.js'
-import { BLOB_FEATURES, PLACEHOLDER_BLOB_ID, SECTIONS } from '../erofs/format.js'
-import type { DirectoryInode, ImageBlob, ImageChunk } from '../erofs/image-tree.js'
-import { encodeBootstrap } from '../erofs/writer.js'
+} from '../../erofs/blob-writer.js'
+import { BLOB_FEATURES, PLACEHOLDER_BLOB_ID, SECTIONS } from '../../erofs/format.js'
+import type { DirectoryInode, ImageBlob, ImageChunk } from '../../erofs/image-tree.js'
+import { encodeBootstrap } from '../../erofs/writer.js'
 import { ChunkWriter } from './chunk-writer.js'
 import type { CompressPool } from './compress-pool.js'
-import { type ByteStream, decompressLayer } from './layer-stream.js'
+import { type ByteStream, decompressLayer } from '../tar/layer-stream.js'
 import { LayerTree } from './layer-tree.js'
-import type { LayerLimits } from './limits.js'
-import { readTar } from './tar-reader.js'
+import type { LayerLimits } from '../tar/limits.js'
+import { readTar } from '../tar/tar-reader.js'
 
 export interface LayerOptions {
   readonly chunkSize: number

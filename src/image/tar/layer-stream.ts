@@ -2,7 +2,7 @@ import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { createGunzip } from 'node:zlib'
 import zstd from 'zstd-napi/binding.js'
-import { asFault, fault } from '../common/fault.js'
+import { asFault, fault } from '../../common/fault.js'
 import type { LayerLimits } from './limits.js'
 
 export type ByteStream = AsyncIterable<Uint8Array>

@@ -1,10 +1,10 @@
 import { randomBytes } from 'node:crypto'
 import { gzipSync } from 'node:zlib'
 import t from 'tap'
-import { compress } from '../../../src/common/codec.js'
-import { decompressLayer } from '../../../src/image/layer-stream.js'
-import { DEFAULT_LIMITS, type LayerLimits } from '../../../src/image/limits.js'
-import { pieces } from '../../helpers/tar-bytes.js'
+import { compress } from '../../../../src/common/codec.js'
+import { decompressLayer } from '../../../../src/image/tar/layer-stream.js'
+import { DEFAULT_LIMITS, type LayerLimits } from '../../../../src/image/tar/limits.js'
+import { pieces } from '../../../helpers/tar-bytes.js'
 
 async function decompressAll(
   bytes: Uint8Array,

@@ -1,6 +1,6 @@
-import { ANNOTATION } from '../oci/annotations.js'
-import type { Manifest } from '../oci/manifest.js'
-import { MEDIA_TYPE } from '../oci/media-types.js'
+import { ANNOTATION } from '../../oci/annotations.js'
+import type { Manifest } from '../../oci/manifest.js'
+import { MEDIA_TYPE } from '../../oci/media-types.js'
 
 /** A layer of the image to be. */
 export interface DataLayer {

@@ -1,8 +1,15 @@
 import t from 'tap'
-import type { Fault } from '../../../src/common/fault.js'
-import { parsePaxRecords } from '../../../src/image/tar-extract.js'
-import { type TarEntry, readTar } from '../../../src/image/tar-reader.js'
-import { type TarItem, gnuLongName, paxRecords, pieces, tarBytes, tarItem } from '../../helpers/tar-bytes.js'
+import type { Fault } from '../../../../src/common/fault.js'
+import { parsePaxRecords } from '../../../../src/image/tar/tar-extract.js'
+import { type TarEntry, readTar } from '../../../../src/image/tar/tar-reader.js'
+import {
+  type TarItem,
+  gnuLongName,
+  paxRecords,
+  pieces,
+  tarBytes,
+  tarItem,
+} from '../../../helpers/tar-bytes.js'
 
 interface ReadEntry {
   entry: TarEntry

@@ -1,5 +1,5 @@
-import { type Fault, type FaultCode, fault } from '../common/fault.js'
-import { MAX_NAME_BYTES } from '../erofs/format.js'
+import { type Fault, type FaultCode, fault } from '../../common/fault.js'
+import { MAX_NAME_BYTES } from '../../erofs/format.js'
 
 /** Longest path that any process could name: PATH_MAX without its NUL. */
 const MAX_PATH_BYTES = 4095

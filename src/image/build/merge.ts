@@ -1,6 +1,6 @@
-import type { DirectoryInode, ImageInode } from '../erofs/image-tree.js'
+import type { DirectoryInode, ImageInode } from '../../erofs/image-tree.js'
 import { newDirectory } from './layer-tree.js'
-import { OPAQUE_MARKER, WHITEOUT_META_PREFIX, WHITEOUT_PREFIX } from './tar-names.js'
+import { OPAQUE_MARKER, WHITEOUT_META_PREFIX, WHITEOUT_PREFIX } from '../tar/tar-names.js'
 
 /**
  * The tree a container sees: the layers, lowest first, laid over one another (rafs.md 6.3). The layers' own trees stay

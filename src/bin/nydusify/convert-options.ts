@@ -1,8 +1,8 @@
 import { Command, InvalidArgumentError, Option } from 'commander'
-import { parseDurationMs } from '../common/duration.js'
-import { fault } from '../common/fault.js'
-import { MAX_CHUNK_SIZE, MIN_CHUNK_SIZE } from '../erofs/format.js'
-import { DEFAULT_LIMITS } from '../image/limits.js'
+import { parseDurationMs } from '../../common/duration.js'
+import { fault } from '../../common/fault.js'
+import { MAX_CHUNK_SIZE, MIN_CHUNK_SIZE } from '../../erofs/format.js'
+import { DEFAULT_LIMITS } from '../../image/tar/limits.js'
 
 /** Options of `nydusify convert`, as commander gives them. */
 export interface ConvertFlags {

@@ -1,7 +1,7 @@
 /** The check of a bootstrap: everything that a mount of it could ever look at is read once. */
-import type { ByteSource } from '../common/byte-source.js'
-import type { BlobEntry } from '../erofs/blob-table.js'
-import { Bootstrap } from '../erofs/bootstrap.js'
+import type { ByteSource } from '../../common/byte-source.js'
+import type { BlobEntry } from '../../erofs/blob-table.js'
+import { Bootstrap } from '../../erofs/bootstrap.js'
 
 export interface CheckedImage {
   readonly compressor: string
