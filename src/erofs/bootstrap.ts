@@ -207,7 +207,7 @@ function checkDevice(sb: Superblock, blob: BlobEntry, slot: DeviceSlot | undefin
 }
 
 /** Bytes of the file that are an inode's own: itself, its xattrs, its flat data or chunk indexes. */
-function claimedBytes(inode: Inode, sb: Superblock): number {
+export function claimedBytes(inode: Inode, sb: Superblock): number {
   const data = inode.type === 'regular' ? Math.ceil(inode.size / sb.chunkSize) * CHUNK_INDEX_SIZE : inode.size
   return inode.headerSize + inode.xattrSize + data
 }

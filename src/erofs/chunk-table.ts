@@ -86,25 +86,14 @@ export function readChunkTable(
 ): ChunkDigests[] {
   const total = table.size / F.CHUNK_RECORD_SIZE
   const counts = new Uint32Array(blobs.length)
-  for (const { view, base } of records(source, table)) {
-    const blobIndex = view.u32(base + F.CHUNK_OFF.blobIndex)
-    view.check(
-      blobIndex < blobs.length,
-      base + F.CHUNK_OFF.blobIndex,
-      'blob_index',
-      blobIndex,
-      `the image has ${blobs.length} blobs`,
-    )
+  for (const { blobIndex } of recordsOf(source, table, blobs))
     counts[blobIndex] = (counts[blobIndex] ?? 0) + 1
-  }
   // One number sorts by chunk index and remembers the record: index * total + record number.
   const keys = Array.from(counts, count => new Float64Array(count))
   const filled = new Uint32Array(blobs.length)
   let record = 0
-  for (const { view, base } of records(source, table)) {
-    const blobIndex = view.u32(base + F.CHUNK_OFF.blobIndex)
+  for (const { view, base, blobIndex } of recordsOf(source, table, blobs)) {
     const chunk = view.u32(base + F.CHUNK_OFF.index)
-    checkRecord(view, base, chunk, blobs[blobIndex])
     const slot = filled[blobIndex] ?? 0
     const own = keys[blobIndex]
     if (own) own[slot] = chunk * total + record
@@ -114,12 +103,24 @@ export function readChunkTable(
   return keys.map(own => collect(source, table, own.sort(), total))
 }
 
-function checkRecord(view: StructView, base: number, chunk: number, blob: BlobEntry | undefined): void {
-  const limit = blob && !hasFeature(blob, 'chunkdictGenerated') ? blob.chunkCount : F.MAX_CHUNKS_PER_BLOB
+/** Returns the index of its blob. */
+function checkRecord(view: StructView, base: number, blobs: readonly BlobEntry[]): number {
+  const blobIndex = view.u32(base + F.CHUNK_OFF.blobIndex)
+  const blob = blobs[blobIndex]
+  if (blob === undefined)
+    throw view.bad(
+      base + F.CHUNK_OFF.blobIndex,
+      'blob_index',
+      blobIndex,
+      `the image has ${blobs.length} blobs`,
+    )
+  const chunk = view.u32(base + F.CHUNK_OFF.index)
+  const limit = hasFeature(blob, 'chunkdictGenerated') ? F.MAX_CHUNKS_PER_BLOB : blob.chunkCount
   view.check(chunk < limit, base + F.CHUNK_OFF.index, 'index', chunk, `the blob has ${limit} chunks`)
   const hasCrc = (view.u32(base + F.CHUNK_OFF.flags) & F.CHUNK_FLAGS.hasCrc32) !== 0
   const crc = view.u32(base + F.CHUNK_OFF.crc32)
   view.check(!hasCrc || crc !== 0, base + F.CHUNK_OFF.crc32, 'crc32', crc, 'the record says that it has one')
+  return blobIndex
 }
 
 function collect(source: ByteSource, table: Table, keys: Float64Array, total: number): ChunkDigests {
@@ -151,11 +152,24 @@ function collect(source: ByteSource, table: Table, keys: Float64Array, total: nu
   )
 }
 
-function* records(source: ByteSource, table: Table): Generator<{ view: StructView; base: number }> {
+/** One record: `base` is its offset in the view. */
+export interface ChunkRecord {
+  readonly view: StructView
+  readonly base: number
+  readonly blobIndex: number
+}
+
+/** Every record in the order of the table, its blob, index and CRC checked. @throws RAFS_FIELD, RAFS_TRUNCATED */
+export function* recordsOf(
+  source: ByteSource,
+  table: Table,
+  blobs: readonly BlobEntry[],
+): Generator<ChunkRecord, void, undefined> {
   const step = RECORDS_AT_ONCE * F.CHUNK_RECORD_SIZE
   for (let done = 0; done < table.size; done += step) {
     const length = Math.min(step, table.size - done)
     const view = readStruct(source, table.offset + done, length, 'chunk table')
-    for (let base = 0; base < length; base += F.CHUNK_RECORD_SIZE) yield { view, base }
+    for (let base = 0; base < length; base += F.CHUNK_RECORD_SIZE)
+      yield { view, base, blobIndex: checkRecord(view, base, blobs) }
   }
 }

@@ -131,4 +131,6 @@ export interface ImageBlob {
   readonly cipher?: BlobCipher
   /** Bytes of the table of contents with its header, and their sha256; undefined when not known. */
   toc?: { readonly sizeBytes: number; readonly digest: Uint8Array }
+  /** The metadata blob of a blob that refers to a layer of another image; undefined for others. */
+  meta?: { readonly sizeBytes: number; readonly digest: Uint8Array }
 }

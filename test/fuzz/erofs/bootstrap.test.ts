@@ -1,6 +1,7 @@
 import t from 'tap'
 import { MemorySource } from '../../../src/common/byte-source.js'
 import { Bootstrap } from '../../../src/erofs/bootstrap.js'
+import { loadImage } from '../../../src/erofs/load-image.js'
 import { fuzz, mutate, mutations, onlyFaults } from '../../helpers/fuzz.js'
 import { BLOB_TABLE, buildImage, type TestNode } from '../../helpers/rafs-image.js'
 
@@ -69,4 +70,8 @@ t.test('lookup', async t => {
     for (const path of paths.slice(0, 30)) onlyFaults(() => opened.lookup(path))
   }
   fuzz(t, input, mutation => onlyFaults(() => lookups(mutate(bootstrap, mutation))), 2000)
+})
+t.test('the tree of the image tools', async t => {
+  const input = mutations(bootstrap.length, [...hot, ...inodes])
+  fuzz(t, input, mutation => onlyFaults(() => loadImage(new MemorySource(mutate(bootstrap, mutation)))), 3000)
 })

@@ -1,0 +1,241 @@
+/**
+ * Reads a whole bootstrap into the tree that the image tools share (RAFS v6 bootstrap; EROFS on-disk format).
+ *
+ * Nothing in the bytes is trusted: a call ends with an image or a Fault, in time and memory bounded by the size of the
+ * file.
+ */
+import type { ByteSource } from '../common/byte-source.js'
+import { type BlobEntry, hasFeature } from './blob-table.js'
+import { Bootstrap, claimedBytes } from './bootstrap.js'
+import { isDotName, parseDirectoryBlock } from './directory.js'
+import { BLOB_ENTRY_SIZE, BLOB_OFF } from './format.js'
+import type {
+  DirectoryInode,
+  ImageBlob,
+  ImageInode,
+  InodeAttributes,
+  RafsImage,
+  RegularInode,
+} from './image-tree.js'
+import { deviceNumbers, flatBlockCount, type Inode, readFlatBlock } from './inode.js'
+import { LoadedChunks } from './load-chunks.js'
+import { badField } from './struct-view.js'
+
+/** More names than any path that Linux opens has (PATH_MAX): a tree that is deeper is damaged. */
+const MAX_DEPTH = 2048
+
+/**
+ * The image that a bootstrap describes. Names that share an inode are one object in the tree, in images of 2022 too,
+ * where each name of a hard link has an inode of its own.
+ * @throws RAFS_NOT_RAFS, RAFS_UNSUPPORTED, RAFS_FIELD, RAFS_TRUNCATED
+ */
+export function loadImage(source: ByteSource): RafsImage {
+  const bootstrap = Bootstrap.open(source)
+  const { superblock } = bootstrap
+  const blobs = bootstrap.blobs.map(entry => loadBlob(source, superblock.blobTable.offset, entry))
+  const chunks = LoadedChunks.read(source, superblock, bootstrap.blobs, blobs)
+  const tree = new TreeLoader(source, bootstrap, chunks)
+  const root = tree.load()
+  return {
+    version: 6,
+    chunkSize: superblock.chunkSize,
+    compressor: superblock.compressor,
+    digester: superblock.digester,
+    explicitOwners: superblock.explicitUidGid,
+    blobs,
+    root,
+    prefetch: bootstrap.prefetchNids().flatMap(nid => tree.byNid.get(nid) ?? []),
+  }
+}
+
+function loadBlob(source: ByteSource, table: number, entry: BlobEntry): ImageBlob {
+  const { tocSize, tocDigest, metaDigest, metaSize } = entry
+  const at = table + entry.index * BLOB_ENTRY_SIZE
+  return {
+    id: entry.blobId,
+    chunkSize: entry.chunkSize,
+    chunkCount: entry.chunkCount,
+    compressor: entry.compressor,
+    digester: entry.digester,
+    features: entry.features,
+    compressedSize: entry.compressedSize,
+    uncompressedSize: entry.uncompressedSize,
+    ciCompressor: entry.ciCompressor,
+    ciOffset: entry.ciOffset,
+    ciCompressedSize: entry.ciCompressedSize,
+    ciUncompressedSize: entry.ciUncompressedSize,
+    ...(tocSize > 0 && { toc: { sizeBytes: tocSize, digest: tocDigest } }),
+    ...(hasFeature(entry, 'separate') && metaDigest && { meta: { digest: metaDigest, sizeBytes: metaSize } }),
+    // The entry's own cipher keeps its key to itself.
+    ...(hasFeature(entry, 'encrypted') && {
+      cipher: {
+        key: source.read(at + BLOB_OFF.metaDigest, 32).slice(),
+        iv: source.read(at + BLOB_OFF.metaSize, 16).slice(),
+      },
+    }),
+  }
+}
+
+class TreeLoader {
+  readonly byNid = new Map<number, ImageInode>()
+  readonly #source: ByteSource
+  readonly #bootstrap: Bootstrap
+  readonly #chunks: LoadedChunks
+  /** Files with several names by the builder's own number, for images where each name has its own inode. */
+  readonly #linked = new Map<number, RegularInode>()
+  /** Bytes of the file that no inode has claimed yet: inodes that overlap run out of them. */
+  #room: number
+
+  constructor(source: ByteSource, bootstrap: Bootstrap, chunks: LoadedChunks) {
+    this.#source = source
+    this.#bootstrap = bootstrap
+    this.#chunks = chunks
+    this.#room = source.sizeBytes
+  }
+
+  load(): DirectoryInode {
+    const root = this.#directory(this.#bootstrap.root)
+    let level = [root]
+    for (let depth = 0; level.length > 0; depth++) {
+      const next: Open[] = []
+      for (const open of level) this.#fill(open, next)
+      if (depth === MAX_DEPTH && next[0] !== undefined)
+        throw bad(next[0].inode, 'depth', depth, `a tree is at most ${MAX_DEPTH} directories deep`)
+      level = next
+    }
+    return root.directory
+  }
+
+  /** Reads the entries of a directory; its directories wait in `found`. */
+  #fill({ inode, directory }: Open, found: Open[]): void {
+    const { superblock } = this.#bootstrap
+    const count = flatBlockCount(inode, superblock.blockSize)
+    let before = ''
+    for (let index = 0; index < count; index++) {
+      const { bytes, at } = readFlatBlock(this.#source, superblock, inode, index)
+      for (const entry of parseDirectoryBlock(bytes, at)) {
+        if (isDotName(entry.name)) continue
+        const name = latin1(entry.name)
+        if (name <= before) throw bad(inode, 'name', name, 'the names of a directory are not in order')
+        before = name
+        directory.children.set(name, this.#child(entry.nid, entry.type, found))
+      }
+    }
+  }
+
+  #child(nid: number, type: string, found: Open[]): ImageInode {
+    const known = this.byNid.get(nid)
+    if (known !== undefined) return this.#again(known, nid, type)
+    const inode = this.#bootstrap.inode(nid)
+    checkType(inode.type, nid, type)
+    if (inode.type !== 'directory') return this.#file(inode)
+    const open = this.#directory(inode)
+    found.push(open)
+    return open.directory
+  }
+
+  /** Only regular files are shared in the tree; anything else with a second name is copied. */
+  #again(known: ImageInode, nid: number, type: string): ImageInode {
+    checkType(known.type, nid, type)
+    if (known.type !== 'directory') return known.type === 'regular' ? known : { ...known }
+    throw bad({ nid }, 'nid', nid, 'a directory has two places in the tree')
+  }
+
+  #directory(inode: Inode): Open {
+    this.#claim(inode)
+    const attributes = this.#attributes(inode)
+    const directory: DirectoryInode = {
+      type: 'directory',
+      ...attributes,
+      implicit: false,
+      children: new Map(),
+    }
+    this.byNid.set(inode.nid, directory)
+    return { inode, directory }
+  }
+
+  #file(inode: Inode): ImageInode {
+    this.#claim(inode)
+    const attributes = this.#attributes(inode)
+    const loaded = this.#content(inode, attributes)
+    const file = loaded.type === 'regular' && inode.nlink > 1 ? this.#linkedTo(inode, loaded) : loaded
+    this.byNid.set(inode.nid, file)
+    return file
+  }
+
+  #content(inode: Inode, attributes: InodeAttributes): Exclude<ImageInode, DirectoryInode> {
+    const { type } = inode
+    switch (type) {
+      case 'regular':
+        return { type, ...attributes, sizeBytes: inode.size, chunks: this.#chunks.ofFile(inode) }
+      case 'symlink':
+        return { type, ...attributes, target: this.#bootstrap.readLink(inode).slice() }
+      case 'charDevice':
+      case 'blockDevice':
+        return { type, ...attributes, ...deviceNumbers(inode) }
+      case 'fifo':
+      case 'socket':
+        return { type, ...attributes }
+      case 'directory':
+        throw bad(inode, 'i_mode', inode.mode, 'a directory is no file')
+    }
+  }
+
+  /** The same file under another nid: equal numbers and equal content (rafs.md 1.10). */
+  #linkedTo(inode: Inode, file: RegularInode): RegularInode {
+    if (inode.ino === 0) return file
+    const first = this.#linked.get(inode.ino)
+    if (first === undefined) this.#linked.set(inode.ino, file)
+    const same =
+      first !== undefined &&
+      first.sizeBytes === file.sizeBytes &&
+      first.mode === file.mode &&
+      first.chunks.every((chunk, index) => chunk === file.chunks[index])
+    return same ? first : file
+  }
+
+  #attributes(inode: Inode): InodeAttributes {
+    const attributes: InodeAttributes = {
+      mode: inode.mode & 0o7777,
+      uid: inode.uid,
+      gid: inode.gid,
+      mtimeSec: inode.mtime,
+      mtimeNsec: inode.mtimeNsec,
+    }
+    if (inode.mtimeNsec > 999_999_999)
+      throw bad(inode, 'i_mtime_nsec', inode.mtimeNsec, 'a second has 1,000,000,000 nanoseconds')
+    if (inode.xattrSize === 0) return attributes
+    const xattrs = this.#bootstrap.xattrs(inode).map(({ name, value }) => [latin1(name), value] as const)
+    return xattrs.length > 0 ? { ...attributes, xattrs: new Map(xattrs) } : attributes
+  }
+
+  #claim(inode: Inode): void {
+    this.#room -= claimedBytes(inode, this.#bootstrap.superblock)
+    if (this.#room < 0)
+      throw bad(inode, 'i_size', inode.size, 'the inodes together claim more bytes than the file has')
+  }
+}
+
+/** A directory whose entries are still to be read. */
+interface Open {
+  readonly inode: Inode
+  readonly directory: DirectoryInode
+}
+
+function checkType(type: ImageInode['type'], nid: number, entry: string): void {
+  if (entry !== 'unknown' && entry !== type)
+    throw bad({ nid }, 'i_mode', type, `its directory entry says ${entry}`)
+}
+
+function bad(
+  { nid, offset = 0 }: { nid: number; offset?: number },
+  field: string,
+  value: number | string,
+  why: string,
+) {
+  return badField('RAFS_FIELD', `inode ${nid}`, offset, field, value, why)
+}
+
+function latin1(bytes: Uint8Array): string {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString('latin1')
+}
