@@ -1,15 +1,12 @@
 /**
  * The layout of a native RAFS v6 blob: plain chunks, batches of small chunks, encrypted ones (RAFS data blob).
  */
-import { decompress } from '../common/codec.js'
-import { crc32c } from '../common/crc32c.js'
-import { digestOf } from '../common/digest.js'
-import { asFault, fault, type Fault } from '../common/fault.js'
+import { asFault, fault } from '../common/fault.js'
 import type { BlobEntry } from '../erofs/blob-table.js'
-import type { Batch, BlobMeta } from '../erofs/blob-meta.js'
-import type { ChunkInfos } from '../erofs/chunk-info.js'
+import type { BlobMeta } from '../erofs/blob-meta.js'
 import type { ChunkChecks } from '../erofs/chunk-table.js'
 import { BLOCK_SIZE, alignUp } from '../erofs/format.js'
+import { checkChunk, decodeUnit, storedUnit } from '../erofs/stored-unit.js'
 import type { BlobLayout, ChunkRange, DecodedChunk, Extent } from './layout.js'
 
 export interface RafsLayoutOptions {
@@ -21,8 +18,7 @@ export class RafsLayout implements BlobLayout {
   readonly chunkCount: number
   readonly uncompressedSize: number
   readonly #blob: BlobEntry
-  readonly #chunks: ChunkInfos
-  readonly #batches: readonly Batch[]
+  readonly #meta: BlobMeta
   readonly #checks: ChunkChecks | undefined
   readonly #validate: boolean
 
@@ -34,38 +30,29 @@ export class RafsLayout implements BlobLayout {
     this.chunkCount = meta.chunks.count
     this.uncompressedSize = alignUp(blob.uncompressedSize, BLOCK_SIZE)
     this.#blob = blob
-    this.#chunks = meta.chunks
-    this.#batches = meta.batches
+    this.#meta = meta
     this.#checks = checks
     this.#validate = options.validate
   }
 
   chunkRange(chunk: number): ChunkRange {
-    return { offset: this.#chunks.offset(chunk), length: this.#chunks.size(chunk) }
+    const { chunks } = this.#meta
+    return { offset: chunks.offset(chunk), length: chunks.size(chunk) }
   }
 
   chunksIn(offset: number, length: number): { first: number; end: number } {
-    const first = this.#chunks.firstEndingAfter(offset)
-    return { first, end: Math.max(first, this.#chunks.firstStartingAt(offset + length)) }
+    const { chunks } = this.#meta
+    const first = chunks.firstEndingAfter(offset)
+    return { first, end: Math.max(first, chunks.firstStartingAt(offset + length)) }
   }
 
   extentOf(chunk: number): Extent {
-    const batch = this.#batchOf(chunk)
-    if (batch === undefined) {
-      const storedOffset = this.#chunks.compressedOffset(chunk)
-      return {
-        storedOffset,
-        storedLength: this.#chunks.compressedSize(chunk),
-        firstChunk: chunk,
-        chunkCount: 1,
-      }
-    }
-    const { storedOffset, compressedSize, firstChunk, chunkCount } = batch
-    return { storedOffset, storedLength: compressedSize, firstChunk, chunkCount }
+    const { storedOffset, storedLength, firstChunk, chunkCount } = storedUnit(this.#blob, this.#meta, chunk)
+    return { storedOffset, storedLength, firstChunk, chunkCount }
   }
 
   verifiable(chunk: number): boolean {
-    return !this.#validate || this.#digest(chunk) !== undefined || this.#crc(chunk) !== undefined
+    return !this.#validate || this.#checks?.digest(chunk) !== undefined || this.#crc(chunk) !== undefined
   }
 
   decode(extent: Extent, stored: Uint8Array): Promise<DecodedChunk[]> {
@@ -77,93 +64,38 @@ export class RafsLayout implements BlobLayout {
   verify(decoded: DecodedChunk): void {
     if (!this.#validate) return
     const { chunk, bytes } = decoded
-    const expected = this.#digest(chunk)
-    if (expected !== undefined) {
-      const digest = digestOf(this.#blob.digester, bytes)
-      if (Buffer.compare(digest, expected) !== 0) throw this.#mismatch(chunk, hex(expected), hex(digest))
-      return
-    }
-    const crc = this.#crc(chunk)
-    if (crc === undefined) {
-      throw fault(
-        'CHUNK_DIGEST_MISMATCH',
-        `chunk ${chunk} of blob ${this.#blob.blobId} cannot be checked: the bootstrap has no digest for it`,
-        { context: { blobId: this.#blob.blobId, chunk } },
-      )
-    }
-    const found = crc32c(bytes)
-    if (found !== crc)
-      throw this.#mismatch(chunk, `crc32c:${crc.toString(16)}`, `crc32c:${found.toString(16)}`)
+    const { blobId, digester } = this.#blob
+    const digest = this.#checks?.digest(chunk)
+    const crc32 = digest === undefined ? this.#crc(chunk) : undefined
+    checkChunk({ blobId, digester, chunk, digest, crc32 }, bytes)
   }
 
   #decode(extent: Extent, stored: Uint8Array): DecodedChunk[] {
-    const { firstChunk, chunkCount, storedLength } = extent
+    const { firstChunk, chunkCount } = extent
+    const { chunks } = this.#meta
     try {
-      if (stored.length !== storedLength)
-        throw fault('CHUNK_DECODE', `${stored.length} stored bytes came where ${storedLength} were asked for`)
-      const batch = this.#batchOf(firstChunk)
-      if (batch === undefined) return [this.#decodedChunk(firstChunk, this.#decodePlain(firstChunk, stored))]
-      const bytes = this.#decodeBatch(batch, stored)
+      const bytes = decodeUnit(storedUnit(this.#blob, this.#meta, firstChunk), stored)
+      if (chunks.batchIndex(firstChunk) === undefined)
+        return [{ chunk: firstChunk, offset: chunks.offset(firstChunk), bytes }]
       return Array.from({ length: chunkCount }, (_, index) => {
         const chunk = firstChunk + index
-        const start = this.#chunks.offsetInBatch(chunk)
-        return this.#decodedChunk(chunk, bytes.subarray(start, start + this.#chunks.size(chunk)))
+        const start = chunks.offsetInBatch(chunk)
+        const own = bytes.subarray(start, start + chunks.size(chunk))
+        return { chunk, offset: chunks.offset(chunk), bytes: own }
       })
     } catch (err) {
       const { blobId } = this.#blob
+      const { storedOffset, storedLength } = extent
       const reason = asFault(err).message
       throw fault('CHUNK_DECODE', `chunk ${firstChunk} of blob ${blobId} does not decode: ${reason}`, {
         cause: err,
-        context: { blobId, chunk: firstChunk, storedOffset: extent.storedOffset, storedLength },
+        context: { blobId, chunk: firstChunk, storedOffset, storedLength },
       })
     }
-  }
-
-  #decodePlain(chunk: number, stored: Uint8Array): Uint8Array {
-    const packed = this.#chunks.isEncrypted(chunk) ? this.#decrypt(stored) : stored
-    const compressor = this.#chunks.isCompressed(chunk) ? this.#blob.compressor : 'none'
-    return decompress(compressor, packed, this.#chunks.size(chunk))
-  }
-
-  #decodeBatch(batch: Batch, stored: Uint8Array): Uint8Array {
-    const packed = this.#decrypt(stored)
-    const compressor = batch.compressedSize === batch.uncompressedSize ? 'none' : this.#blob.compressor
-    return decompress(compressor, packed, batch.uncompressedSize)
-  }
-
-  #decrypt(stored: Uint8Array): Uint8Array {
-    return this.#blob.cipher?.decrypt(stored) ?? stored
-  }
-
-  #decodedChunk(chunk: number, bytes: Uint8Array): DecodedChunk {
-    return { chunk, offset: this.#chunks.offset(chunk), bytes }
-  }
-
-  #batchOf(chunk: number): Batch | undefined {
-    const index = this.#chunks.batchIndex(chunk)
-    return index === undefined ? undefined : this.#batches[index]
-  }
-
-  #digest(chunk: number): Uint8Array | undefined {
-    return this.#checks?.digest(chunk)
   }
 
   /** Only the bootstrap is trusted with digests; where it has no table at all, the blob's own CRC finds accidents. */
   #crc(chunk: number): number | undefined {
-    return this.#checks === undefined ? this.#chunks.crc32c(chunk) : this.#checks.crc32c(chunk)
+    return this.#checks === undefined ? this.#meta.chunks.crc32c(chunk) : this.#checks.crc32c(chunk)
   }
-
-  #mismatch(chunk: number, expected: string, found: string): Fault {
-    const { blobId } = this.#blob
-    return fault(
-      'CHUNK_DIGEST_MISMATCH',
-      `chunk ${chunk} of blob ${blobId} has digest ${found}, the bootstrap says ${expected}: ` +
-        'the stored blob is damaged or was replaced',
-      { context: { blobId, chunk, expected, found } },
-    )
-  }
-}
-
-function hex(bytes: Uint8Array): string {
-  return Buffer.from(bytes).toString('hex')
 }

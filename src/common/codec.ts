@@ -1,10 +1,12 @@
 import { createCipheriv, createDecipheriv } from 'node:crypto'
 import { createRequire } from 'node:module'
+import { gunzipSync } from 'node:zlib'
 import zstd from 'zstd-napi/binding.js'
 import { asFault, fault } from './fault.js'
 
 /**
- * The codecs of RAFS chunks (Nydus on-disk format: compressors, encryption): zstd frames, raw lz4 blocks, AES-128-XTS.
+ * The codecs of RAFS chunks (Nydus on-disk format: compressors, encryption): zstd frames, raw lz4 blocks, gzip members
+ * (read only), AES-128-XTS.
  * All are synchronous and hold no state between calls.
  */
 
@@ -18,9 +20,9 @@ export type Cipher = keyof typeof CIPHERS
 
 /**
  * Most output that one stored byte can stand for: an lz4 match length grows by at most 255 a byte, a zstd RLE block
- * makes 128 KiB of 4 bytes. A declared size beyond it is a lie, and is refused before memory is set aside for it.
+ * makes 128 KiB of 4 bytes, deflate makes at most 258 bytes of two bits. A declared size beyond it is a lie, and is refused before memory is set aside for it.
  */
-const MAX_EXPANSION = { lz4_block: 255, zstd: 32768 } as const
+const MAX_EXPANSION = { lz4_block: 255, gzip: 1032, zstd: 32768 } as const
 
 const ZSTD_LEVEL = 3
 /** lz4-napi puts the size in front of the block, which chunks do not carry. */
@@ -40,8 +42,6 @@ let encoder: zstd.CCtx | undefined
  */
 export function decompress(compressor: Compressor, stored: Uint8Array, size: number): Uint8Array {
   if (compressor === 'none') return checkLength(stored, size, compressor)
-  if (compressor === 'gzip')
-    throw fault('CHUNK_DECODE', 'gzip chunks are not supported: convert the image to zstd')
   if (size > (stored.length + 16) * MAX_EXPANSION[compressor]) {
     throw fault(
       'CHUNK_DECODE',
@@ -50,8 +50,7 @@ export function decompress(compressor: Compressor, stored: Uint8Array, size: num
     )
   }
   try {
-    const bytes = compressor === 'zstd' ? zstdDecompress(stored, size) : lz4Decompress(stored, size)
-    return checkLength(bytes, size, compressor)
+    return checkLength(DECOMPRESS[compressor](stored, size), size, compressor)
   } catch (err) {
     throw asFault(err, 'CHUNK_DECODE', `${stored.length} bytes of ${compressor} do not decompress`)
   }
@@ -105,6 +104,10 @@ function zstdDecompress(stored: Uint8Array, size: number): Uint8Array {
   return out.subarray(0, decoder.decompress(out, stored))
 }
 
+function gzipDecompress(stored: Uint8Array, size: number): Uint8Array {
+  return gunzipSync(stored, { maxOutputLength: Math.max(size, 1) })
+}
+
 /** lz4-napi takes the size in front of the block. */
 function lz4Decompress(stored: Uint8Array, size: number): Uint8Array {
   const prefixed = Buffer.allocUnsafeSlow(stored.length + 4)
@@ -112,6 +115,8 @@ function lz4Decompress(stored: Uint8Array, size: number): Uint8Array {
   prefixed.set(stored, 4)
   return loadLz4().uncompressSync(prefixed)
 }
+
+const DECOMPRESS = { zstd: zstdDecompress, lz4_block: lz4Decompress, gzip: gzipDecompress } as const
 
 function checkLength(bytes: Uint8Array, size: number, compressor: Compressor): Uint8Array {
   if (bytes.length === size) return bytes
