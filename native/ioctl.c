@@ -34,11 +34,12 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/un.h>
+#include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
 
 #define EXPORT __attribute__((visibility("default")))
-#define ABI 1
+#define ABI 2
 
 static int64_t result_of(long value) { return value < 0 ? -errno : value; }
 
@@ -633,6 +634,17 @@ EXPORT int32_t nydus_flock(int32_t fd, int32_t operation)
 EXPORT int32_t nydus_exchange(const char *first, const char *second)
 {
 	return (int32_t)result_of(syscall(SYS_renameat2, AT_FDCWD, first, AT_FDCWD, second, 2 /* RENAME_EXCHANGE */));
+}
+
+/* Of the name itself, where it is a symbolic link. */
+EXPORT int64_t nydus_list_xattrs(const char *path, char *names, uint64_t size)
+{
+	return result_of(llistxattr(path, names, size));
+}
+
+EXPORT int64_t nydus_get_xattr(const char *path, const char *name, void *value, uint64_t size)
+{
+	return result_of(lgetxattr(path, name, value, size));
 }
 
 EXPORT int32_t nydus_mount_id(const char *path, uint64_t *id)

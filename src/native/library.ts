@@ -6,7 +6,7 @@ import { syscallFault } from './errno.js'
 import { type Arguments, type CType, openForeignLibrary } from './foreign.js'
 
 /** Must equal `ABI` of native/ioctl.c: raised together whenever a signature below changes. */
-const ABI = 1
+const ABI = 2
 
 /** The functions of native/ioctl.c: result and arguments. A `pointer` is a Buffer, alive during the call. */
 const SIGNATURES = {
@@ -38,6 +38,8 @@ const SIGNATURES = {
   nydus_resident_pages: ['int32', ['int32', 'uint64', 'pointer']],
   nydus_flock: ['int32', ['int32', 'int32']],
   nydus_exchange: ['int32', ['pointer', 'pointer']],
+  nydus_list_xattrs: ['int64', ['pointer', 'pointer', 'uint64']],
+  nydus_get_xattr: ['int64', ['pointer', 'pointer', 'pointer', 'uint64']],
   nydus_mount_id: ['int32', ['pointer', 'pointer']],
   nydus_real_time: ['int32', ['pointer']],
   nydus_notify: ['int32', ['pointer', 'pointer', 'pointer', 'uint32']],
