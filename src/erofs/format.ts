@@ -41,6 +41,8 @@ export const MAX_CHUNKS_PER_BLOB = 0x1000000
 /** A blob index is stored as index + 1 in 8 bits. */
 export const MAX_BLOBS = 254
 export const MAX_NAME_BYTES = 255
+/** More names than any path that Linux opens has (PATH_MAX): a tree that is deeper is damaged. */
+export const MAX_DEPTH = 2048
 export const MAX_UNCOMPRESSED_BLOB_SIZE = 2 ** 44
 export const MAX_COMPRESSED_BLOB_SIZE = 2 ** 40
 export const MAX_BOOTSTRAP_SIZE = 0x80000000

@@ -37,7 +37,8 @@ export interface Inode {
   readonly u: number
 }
 
-const TYPE_BY_FORMAT: Readonly<Record<number, InodeType>> = {
+/** File types by the type bits of `st_mode`. */
+export const TYPE_BY_FORMAT: Readonly<Record<number, InodeType>> = {
   0o010000: 'fifo',
   0o020000: 'charDevice',
   0o040000: 'directory',
@@ -145,7 +146,7 @@ function checkInode(source: ByteSource, view: StructView, inode: Inode): void {
 }
 
 /** Device numbers of a char or block device. */
-export function deviceNumbers(inode: Inode): { major: number; minor: number } {
+export function deviceNumbers(inode: Pick<Inode, 'u'>): { major: number; minor: number } {
   return { major: (inode.u >>> 8) & 0xfff, minor: (inode.u & 0xff) | ((inode.u >>> 12) & 0xfff00) }
 }
 

@@ -1,5 +1,6 @@
 /**
- * Reads a whole bootstrap into the tree that the image tools share (RAFS v6 bootstrap; EROFS on-disk format).
+ * Reads a whole bootstrap of either version into the tree that the image tools share (RAFS v6 bootstrap; EROFS on-disk
+ * format).
  *
  * Nothing in the bytes is trusted: a call ends with an image or a Fault, in time and memory bounded by the size of the
  * file.
@@ -8,7 +9,7 @@ import type { ByteSource } from '../common/byte-source.js'
 import { type BlobEntry, hasFeature } from './blob-table.js'
 import { Bootstrap, claimedBytes } from './bootstrap.js'
 import { isDotName, parseDirectoryBlock } from './directory.js'
-import { BLOB_ENTRY_SIZE, BLOB_OFF } from './format.js'
+import { BLOB_ENTRY_SIZE, BLOB_OFF, MAX_DEPTH } from './format.js'
 import type {
   DirectoryInode,
   ImageBlob,
@@ -20,9 +21,8 @@ import type {
 import { deviceNumbers, flatBlockCount, type Inode, readFlatBlock } from './inode.js'
 import { LoadedChunks } from './load-chunks.js'
 import { badField } from './struct-view.js'
-
-/** More names than any path that Linux opens has (PATH_MAX): a tree that is deeper is damaged. */
-const MAX_DEPTH = 2048
+import { detectFormat } from './superblock.js'
+import { loadImageV5 } from './v5/reader.js'
 
 /**
  * The image that a bootstrap describes. Names that share an inode are one object in the tree, in images of 2022 too,
@@ -30,6 +30,7 @@ const MAX_DEPTH = 2048
  * @throws RAFS_NOT_RAFS, RAFS_UNSUPPORTED, RAFS_FIELD, RAFS_TRUNCATED
  */
 export function loadImage(source: ByteSource): RafsImage {
+  if (detectFormat(source) === 'rafs-v5') return loadImageV5(source)
   const bootstrap = Bootstrap.open(source)
   const { superblock } = bootstrap
   const blobs = bootstrap.blobs.map(entry => loadBlob(source, superblock.blobTable.offset, entry))

@@ -59,7 +59,7 @@ export function parseSuperblock(source: ByteSource): Superblock {
   const erofs = readStruct(source, F.SUPERBLOCK_OFFSET, F.SUPERBLOCK_SIZE, 'EROFS superblock')
   const rafs = readStruct(source, F.RAFS_SUPERBLOCK_OFFSET, F.RAFS_SUPERBLOCK_SIZE, 'RAFS superblock')
   checkFeatures(erofs)
-  const flags = parseFlags(rafs)
+  const flags = parseFlags(rafs, F.RAFS_SB_OFF.flags)
   const blockSize = 1 << erofs.u8(F.SB_OFF.blockBits)
   if (source.sizeBytes > F.MAX_BOOTSTRAP_SIZE || source.sizeBytes % blockSize !== 0) {
     throw fault(
@@ -88,8 +88,8 @@ export function parseSuperblock(source: ByteSource): Superblock {
     deviceCount: erofs.u16(F.SB_OFF.extraDevices),
     flags,
     explicitUidGid: (flags & F.RAFS_FLAGS.explicitUidGid) !== 0,
-    compressor: parseCompressor(rafs, flags),
-    digester: parseDigester(rafs, flags),
+    compressor: parseCompressor(rafs, F.RAFS_SB_OFF.flags, flags),
+    digester: parseDigester(rafs, F.RAFS_SB_OFF.flags, flags),
     chunkSize: parseChunkSize(rafs, F.RAFS_SB_OFF.chunkSize),
     ...parseTables(source, rafs, erofs.u16(F.SB_OFF.extraDevices)),
   }
@@ -169,13 +169,15 @@ function checkFeatures(erofs: StructView): void {
   erofs.check(slot === F.DEVICE_TABLE_SLOT, deviceTableSlot, 'devt_slotoff', slot, '11 is expected')
 }
 
-function parseFlags(rafs: StructView): number {
-  const low = rafs.u32(F.RAFS_SB_OFF.flags)
-  const high = rafs.u32(F.RAFS_SB_OFF.flags + 4)
+/** RAFS_FLAGS of a superblock of either version. @throws RAFS_UNSUPPORTED */
+export function parseFlags(rafs: StructView, offset: number): number {
+  const low = rafs.u32(offset)
+  const high = rafs.u32(offset + 4)
   const unknown = (low & ~F.RAFS_FLAGS_MASK) >>> 0
-  if (high !== 0) throw unsupported('RAFS', `bits 0x${high.toString(16)}00000000`, rafs.at)
-  if (unknown !== 0) throw unsupported('RAFS', bitNames(unknown, {}), rafs.at)
-  if ((low & F.RAFS_FLAGS.tarfsMode) !== 0) throw unsupported('RAFS', 'tarfs mode', rafs.at)
+  const at = rafs.at + offset
+  if (high !== 0) throw unsupported('RAFS', `bits 0x${high.toString(16)}00000000`, at)
+  if (unknown !== 0) throw unsupported('RAFS', bitNames(unknown, {}), at)
+  if ((low & F.RAFS_FLAGS.tarfsMode) !== 0) throw unsupported('RAFS', 'tarfs mode', at)
   return low
 }
 
@@ -188,7 +190,8 @@ function unsupported(whose: string, names: string, offset: number): Error {
   )
 }
 
-function parseCompressor(rafs: StructView, flags: number): Compressor {
+/** @throws RAFS_FIELD */
+export function parseCompressor(rafs: StructView, offset: number, flags: number): Compressor {
   const { compressionNone, compressionLz4, compressionGzip, compressionZstd } = F.RAFS_FLAGS
   switch (flags & (compressionNone | compressionLz4 | compressionGzip | compressionZstd)) {
     case compressionNone:
@@ -200,15 +203,16 @@ function parseCompressor(rafs: StructView, flags: number): Compressor {
     case compressionZstd:
       return 'zstd'
   }
-  throw rafs.bad(F.RAFS_SB_OFF.flags, 'flags', flags, 'exactly one compression bit is expected')
+  throw rafs.bad(offset, 'flags', flags, 'exactly one compression bit is expected')
 }
 
-function parseDigester(rafs: StructView, flags: number): Digester {
+/** @throws RAFS_FIELD */
+export function parseDigester(rafs: StructView, offset: number, flags: number): Digester {
   const { hashBlake3, hashSha256 } = F.RAFS_FLAGS
   const hash = flags & (hashBlake3 | hashSha256)
   if (hash === hashBlake3) return 'blake3'
   if (hash === hashSha256) return 'sha256'
-  throw rafs.bad(F.RAFS_SB_OFF.flags, 'flags', flags, 'exactly one hash bit is expected')
+  throw rafs.bad(offset, 'flags', flags, 'exactly one hash bit is expected')
 }
 
 /** An entry of the prefetch table: one nid. */
@@ -288,7 +292,8 @@ function parseTables(
   return { blobTable, chunkTable, prefetchTable }
 }
 
-function checkOverlap(rafs: StructView, at: number, field: string, a: Table, b: Table): void {
+/** @throws RAFS_FIELD when the two tables share bytes */
+export function checkOverlap(rafs: StructView, at: number, field: string, a: Table, b: Table): void {
   const apart = a.size === 0 || b.size === 0 || a.offset >= b.offset + b.size || b.offset >= a.offset + a.size
   rafs.check(apart, at, field, a.offset, `it overlaps the table at byte ${b.offset}`)
 }

@@ -29,14 +29,23 @@ export function readExpected(fixtures: string): ExpectedEntry[] {
   return lines.map(line => JSON.parse(line) as ExpectedEntry)
 }
 
-/** RAFS v6 images of `rafs/`: the bootstrap and the directory of its blobs. */
-export function rafsV6Images(fixtures: string): { name: string; bootstrap: string; blobs: string }[] {
+export interface FixtureImage {
+  name: string
+  bootstrap: string
+  /** Directory of its blobs, named by their ids. */
+  blobs: string
+}
+
+/** Images of `rafs/` in one version of the format. */
+export function rafsImages(fixtures: string, version: 'v5' | 'v6'): FixtureImage[] {
   const base = path.join(fixtures, 'rafs')
   return readdirSync(base)
-    .filter(name => name.startsWith('v6-'))
+    .filter(name => name.startsWith(`${version}-`))
     .map(name => ({
       name,
       bootstrap: path.join(base, name, 'merged.boot'),
       blobs: path.join(base, name, 'blobs'),
     }))
 }
+
+export const rafsV6Images = (fixtures: string): FixtureImage[] => rafsImages(fixtures, 'v6')

@@ -1,0 +1,103 @@
+/** Blob table and extended blob table of a RAFS v5 bootstrap (Nydus on-disk format: RAFS v5). */
+import type { ByteSource } from '../../common/byte-source.js'
+import { isBlobId } from '../../common/digest.js'
+import {
+  BLOB_FEATURES,
+  MAX_CHUNKS_PER_BLOB,
+  MAX_COMPRESSED_BLOB_SIZE,
+  MAX_UNCOMPRESSED_BLOB_SIZE,
+  PLACEHOLDER_BLOB_ID,
+} from '../format.js'
+import type { ImageBlob } from '../image-tree.js'
+import { readStruct, type StructView } from '../struct-view.js'
+import * as F from './format.js'
+import type { SuperblockV5 } from './superblock.js'
+
+const KNOWN_FEATURES = Object.values(BLOB_FEATURES).reduce((all, bit) => all | bit, 0)
+
+export interface BlobTableV5 {
+  readonly blobs: ImageBlob[]
+  /** False for images of old builders: their chunks have no index, and blobs no sizes. */
+  readonly extended: boolean
+}
+
+/** @throws RAFS_FIELD, RAFS_TRUNCATED */
+export function parseBlobTableV5(source: ByteSource, sb: SuperblockV5): BlobTableV5 {
+  const blobs = parseIds(source, sb).map(id => newBlob(id, sb))
+  const { offset, size } = sb.extendedBlobTable
+  if (size === 0) return { blobs, extended: false }
+  const view = readStruct(source, offset, size, 'RAFS v5 extended blob table')
+  const entries = size / F.EXTENDED_BLOB_ENTRY_SIZE
+  view.check(entries === blobs.length, 0, 'entries', entries, `the image has ${blobs.length} blobs`)
+  blobs.forEach((blob, index) => parseExtended(view, index * F.EXTENDED_BLOB_ENTRY_SIZE, blob))
+  return { blobs, extended: true }
+}
+
+/** Ids with a NUL between them; what the alignment adds at the end is shorter than any entry. */
+function parseIds(source: ByteSource, { blobTable }: SuperblockV5): string[] {
+  const view = readStruct(source, blobTable.offset, blobTable.size, 'RAFS v5 blob table')
+  const ids: string[] = []
+  for (let at = 0; view.bytes.length - at > F.BLOB_PREFETCH_SIZE;) {
+    const start = at + F.BLOB_PREFETCH_SIZE
+    const nul = view.bytes.indexOf(0, start)
+    const end = nul < 0 ? view.bytes.length : nul
+    const id = view.text(start, end - start)
+    view.check(
+      isBlobId(id) || id === PLACEHOLDER_BLOB_ID,
+      start,
+      'blob_id',
+      id.slice(0, 80),
+      '64 lower-case hex digits are expected',
+    )
+    ids.push(id)
+    at = end + 1
+  }
+  return ids
+}
+
+function newBlob(id: string, sb: SuperblockV5): ImageBlob {
+  return {
+    id,
+    chunkSize: sb.chunkSize,
+    chunkCount: 0,
+    compressor: sb.compressor,
+    digester: sb.digester,
+    features: 0,
+    compressedSize: 0,
+    uncompressedSize: 0,
+    ciCompressor: 'none',
+    ciOffset: 0,
+    ciCompressedSize: 0,
+    ciUncompressedSize: 0,
+  }
+}
+
+function parseExtended(view: StructView, base: number, blob: ImageBlob): void {
+  const O = F.EXTENDED_BLOB_OFF
+  blob.chunkCount = view.u32(base + O.chunkCount)
+  view.check(
+    blob.chunkCount <= MAX_CHUNKS_PER_BLOB,
+    base + O.chunkCount,
+    'chunk_count',
+    blob.chunkCount,
+    'at most 2^24',
+  )
+  // Features that nobody knows are none of this format's business: they are left out, not refused.
+  blob.features = (view.u32(base + O.features) & KNOWN_FEATURES) >>> 0
+  blob.uncompressedSize = view.u64(base + O.uncompressedSize, 'uncompressed_size')
+  view.check(
+    blob.uncompressedSize <= MAX_UNCOMPRESSED_BLOB_SIZE,
+    base + O.uncompressedSize,
+    'uncompressed_size',
+    blob.uncompressedSize,
+    'at most 2^44',
+  )
+  blob.compressedSize = view.u64(base + O.compressedSize, 'compressed_size')
+  view.check(
+    blob.compressedSize <= MAX_COMPRESSED_BLOB_SIZE,
+    base + O.compressedSize,
+    'compressed_size',
+    blob.compressedSize,
+    'at most 2^40',
+  )
+}

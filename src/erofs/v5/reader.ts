@@ -1,0 +1,282 @@
+/**
+ * Reader of a RAFS v5 bootstrap (Nydus on-disk format: RAFS v5) into the tree that every tool shares.
+ *
+ * Nothing in the bytes is trusted: whatever they say, a call ends with an image or a Fault that names the field and where
+ * it stands, in time and memory that are bounded by the size of the file.
+ */
+import type { ByteSource } from '../../common/byte-source.js'
+import { createHasher, digestOf, type Digester, type Hasher } from '../../common/digest.js'
+import { CHUNK_RECORD_SIZE, DIGEST_SIZE, MAX_DEPTH } from '../format.js'
+import type { DirectoryInode, ImageInode, InodeAttributes, RafsImage, RegularInode } from '../image-tree.js'
+import { deviceNumbers } from '../inode.js'
+import { readStruct, type StructView } from '../struct-view.js'
+import { parseBlobTableV5 } from './blob-table.js'
+import { ChunkRecords } from './chunks.js'
+import * as F from './format.js'
+import { readInodeRecord, type InodeRecord } from './inode.js'
+import { parseSuperblockV5, type SuperblockV5 } from './superblock.js'
+
+export interface LoadOptionsV5 {
+  /** Recomputes the digest of every inode: of a directory from its entries, of a file from its chunks' digests. */
+  readonly verifyDigests?: boolean
+}
+
+/** @throws RAFS_NOT_RAFS, RAFS_UNSUPPORTED, RAFS_FIELD, RAFS_TRUNCATED */
+export function loadImageV5(source: ByteSource, options: LoadOptionsV5 = {}): RafsImage {
+  const sb = parseSuperblockV5(source)
+  const table = parseBlobTableV5(source, sb)
+  const chunks = new ChunkRecords(source, table, sb.chunkSize)
+  const loader = new TreeLoader(source, sb, chunks, options.verifyDigests ? sb.digester : undefined)
+  const root = loader.load()
+  return {
+    version: 5,
+    chunkSize: sb.chunkSize,
+    compressor: sb.compressor,
+    digester: sb.digester,
+    explicitOwners: sb.explicitOwners,
+    blobs: table.blobs,
+    root,
+    prefetch: loader.prefetch,
+  }
+}
+
+class TreeLoader {
+  readonly #source: ByteSource
+  readonly #sb: SuperblockV5
+  readonly #chunks: ChunkRecords
+  /** Undefined when digests are not verified. */
+  readonly #digester: Digester | undefined
+  readonly #table: StructView
+  /** By index in the inode table: 1 for those that have been met. */
+  readonly #seen: Uint8Array
+  #seenCount = 0
+  #inodeCount = 0
+  /** Bytes of the file that no inode has claimed yet. */
+  #room: number
+  /** Files with several names, by their number. */
+  readonly #shared = new Map<number, RegularInode>()
+  readonly #prefetchInos: number[]
+  /** By number, those that are to be prefetched; undefined until they are met. */
+  readonly #prefetch: Map<number, ImageInode | undefined>
+
+  constructor(source: ByteSource, sb: SuperblockV5, chunks: ChunkRecords, digester: Digester | undefined) {
+    this.#source = source
+    this.#sb = sb
+    this.#chunks = chunks
+    this.#digester = digester
+    this.#table = readStruct(source, sb.inodeTable.offset, sb.inodeTable.size, 'RAFS v5 inode table')
+    this.#seen = new Uint8Array(sb.nameCount + 1)
+    this.#room = source.sizeBytes
+    this.#prefetchInos = readPrefetchTable(source, sb)
+    this.#prefetch = new Map(this.#prefetchInos.map(ino => [ino, undefined]))
+  }
+
+  /** The inodes of the prefetch table. It is advice: numbers that no inode has are left out. */
+  get prefetch(): ImageInode[] {
+    return this.#prefetchInos.flatMap(ino => this.#prefetch.get(ino) ?? [])
+  }
+
+  load(): DirectoryInode {
+    const record = this.#record(F.ROOT_INO)
+    const root = this.#inode(record)
+    if (root.type !== 'directory')
+      throw record.view.bad(F.INODE_OFF.mode, 'i_mode', record.mode, 'the root is a directory')
+    const open = [{ record, directory: root, depth: 0 }]
+    for (let top = open.pop(); top !== undefined; top = open.pop()) {
+      const depth = top.depth + 1
+      for (const child of this.#children(top.record)) {
+        const inode = this.#inode(child)
+        top.directory.children.set(child.name, inode)
+        if (inode.type !== 'directory') continue
+        const why = `a tree is at most ${MAX_DEPTH} directories deep`
+        child.view.check(depth <= MAX_DEPTH, F.INODE_OFF.parent, 'depth', depth, why)
+        open.push({ record: child, directory: inode, depth })
+      }
+    }
+    this.#checkCounts()
+    return root
+  }
+
+  /** In their order, which is that of their names. */
+  *#children(parent: InodeRecord): Generator<InodeRecord, void, undefined> {
+    const { view, childIndex, childCount, ino } = parent
+    if (childCount > 0) {
+      const valid = childIndex > ino && childIndex + childCount - 1 <= this.#sb.nameCount
+      view.check(
+        valid,
+        F.INODE_OFF.childIndex,
+        'i_child_index',
+        childIndex,
+        `${childCount} children between index ${ino + 1} and index ${this.#sb.nameCount} are expected`,
+      )
+    }
+    const hasher = this.#digester && createHasher(this.#digester)
+    let previous = ''
+    for (let i = 0; i < childCount; i++) {
+      const child = this.#record(childIndex + i)
+      child.view.check(
+        child.parent === ino,
+        F.INODE_OFF.parent,
+        'i_parent',
+        child.parent,
+        `${ino} is expected`,
+      )
+      if (child.name <= previous)
+        throw child.view.bad(F.INODE_SIZE, 'name', child.name, 'the names of a directory ascend')
+      previous = child.name
+      hasher?.update(storedDigest(child.view))
+      yield child
+    }
+    if (hasher) checkDigest(view, hasher.digest())
+  }
+
+  /** The name at an index of the inode table; each index has one place in the tree. */
+  #record(index: number): InodeRecord {
+    const at = (index - 1) * F.INODE_TABLE_ENTRY_SIZE
+    const offset = this.#table.u32(at) * F.INODE_OFFSET_UNIT
+    this.#table.check(
+      offset >= F.SUPERBLOCK_SIZE,
+      at,
+      `entry ${index}`,
+      offset,
+      'an offset after the superblock is expected',
+    )
+    this.#table.check(this.#seen[index] === 0, at, `entry ${index}`, offset, 'it has two places in the tree')
+    this.#seen[index] = 1
+    this.#seenCount++
+    const record = readInodeRecord(this.#source, offset, index)
+    this.#room -= record.length + (record.type === 'regular' ? record.childCount * CHUNK_RECORD_SIZE : 0)
+    if (this.#room < 0)
+      throw this.#table.bad(
+        at,
+        `entry ${index}`,
+        offset,
+        'the inodes together claim more bytes than the file has',
+      )
+    this.#checkNumber(record, index)
+    return record
+  }
+
+  /** Only further names of a file have another number than their index: that of the first name. */
+  #checkNumber({ view, ino, parent, type, nlink }: InodeRecord, index: number): void {
+    const isFurtherName = ino > F.ROOT_INO && ino < index && type === 'regular' && nlink > 1
+    view.check(ino === index || isFurtherName, F.INODE_OFF.ino, 'i_ino', ino, `${index} is expected`)
+    if (ino === index) this.#inodeCount++
+    if (index === F.ROOT_INO)
+      view.check(parent === 0, F.INODE_OFF.parent, 'i_parent', parent, 'the root has none')
+  }
+
+  #inode(record: InodeRecord): ImageInode {
+    const made = this.#make(record)
+    const inode = made.type === 'regular' && record.nlink > 1 ? this.#share(record, made) : made
+    if (this.#prefetch.has(record.ino)) this.#prefetch.set(record.ino, inode)
+    return inode
+  }
+
+  /** One object for all names of a file: each name has a full inode of its own, and they must agree. */
+  #share(record: InodeRecord, made: RegularInode): RegularInode {
+    const first = this.#shared.get(record.ino)
+    if (first === undefined) {
+      this.#shared.set(record.ino, made)
+      return made
+    }
+    const field = differingField(made, first)
+    if (field !== undefined)
+      throw record.view.bad(0, field, record.ino, `the names of inode ${record.ino} disagree about it`)
+    return first
+  }
+
+  #make(record: InodeRecord): ImageInode {
+    const attributes = attributesOf(record)
+    const { type } = record
+    switch (type) {
+      case 'directory':
+        return { ...attributes, type, children: new Map(), implicit: false }
+      case 'regular': {
+        const hasher = this.#hasher()
+        const chunks = this.#chunks.read(record, hasher)
+        if (hasher) checkDigest(record.view, hasher.digest())
+        return { ...attributes, type, sizeBytes: record.sizeBytes, chunks }
+      }
+      case 'symlink':
+        this.#checkDigestOf(record, record.target)
+        return { ...attributes, type, target: record.target }
+      case 'charDevice':
+      case 'blockDevice':
+        this.#checkDigestOf(record, EMPTY)
+        return { ...attributes, type, ...deviceNumbers({ u: record.rdev }) }
+      case 'fifo':
+      case 'socket':
+        this.#checkDigestOf(record, EMPTY)
+        return { ...attributes, type }
+    }
+  }
+
+  #hasher(): Hasher | undefined {
+    return this.#digester && createHasher(this.#digester)
+  }
+
+  #checkDigestOf(record: InodeRecord, bytes: Uint8Array): void {
+    if (this.#digester) checkDigest(record.view, digestOf(this.#digester, bytes))
+  }
+
+  #checkCounts(): void {
+    const { nameCount, inodesCount } = this.#sb
+    if (this.#seenCount !== nameCount) {
+      const index = this.#seen.indexOf(0, 1)
+      const at = (index - 1) * F.INODE_TABLE_ENTRY_SIZE
+      throw this.#table.bad(at, `entry ${index}`, this.#table.u32(at), 'no directory holds it')
+    }
+    const sb = readStruct(this.#source, 0, F.SB_OFF.inodeTableOffset, 'RAFS v5 superblock')
+    sb.check(
+      this.#inodeCount === inodesCount,
+      F.SB_OFF.inodesCount,
+      'inodes_count',
+      inodesCount,
+      `the tree has ${this.#inodeCount} inodes`,
+    )
+  }
+}
+
+const EMPTY = new Uint8Array(0)
+
+function attributesOf(record: InodeRecord): InodeAttributes {
+  const { mode, uid, gid, mtimeSec, mtimeNsec, xattrs } = record
+  return { mode, uid, gid, mtimeSec, mtimeNsec, ...(xattrs && xattrs.size > 0 ? { xattrs } : {}) }
+}
+
+function differingField(a: RegularInode, b: RegularInode): string | undefined {
+  for (const field of ['mode', 'uid', 'gid', 'mtimeSec', 'mtimeNsec', 'sizeBytes'] as const)
+    if (a[field] !== b[field]) return field
+  if (a.chunks.some((chunk, i) => chunk !== b.chunks[i])) return 'chunks'
+  if ((a.xattrs?.size ?? 0) !== (b.xattrs?.size ?? 0)) return 'xattrs'
+  for (const [name, value] of a.xattrs ?? []) {
+    const other = b.xattrs?.get(name)
+    if (other === undefined || Buffer.compare(value, other) !== 0) return 'xattrs'
+  }
+  return undefined
+}
+
+function storedDigest(view: StructView): Uint8Array {
+  return view.bytes.subarray(F.INODE_OFF.digest, F.INODE_OFF.digest + DIGEST_SIZE)
+}
+
+function checkDigest(view: StructView, computed: Uint8Array): void {
+  const stored = storedDigest(view)
+  if (Buffer.compare(stored, computed) === 0) return
+  const want = Buffer.from(computed).toString('hex')
+  throw view.bad(
+    F.INODE_OFF.digest,
+    'i_digest',
+    Buffer.from(stored).toString('hex'),
+    `${want} is expected: the inode or something below it is damaged`,
+  )
+}
+
+function readPrefetchTable(source: ByteSource, { prefetchTable }: SuperblockV5): number[] {
+  const { offset, size } = prefetchTable
+  const view = readStruct(source, offset, size, 'RAFS v5 prefetch table')
+  const inos: number[] = []
+  for (let at = 0; at < size; at += F.PREFETCH_ENTRY_SIZE) inos.push(view.u32(at))
+  return inos
+}
