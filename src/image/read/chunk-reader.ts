@@ -6,6 +6,7 @@ import { type BlobMeta, parseStoredMeta, storedMetaRange } from '../../erofs/blo
 import { type BlobEntry, hasFeature } from '../../erofs/blob-table.js'
 import { TAR_HEADER_SIZE } from '../../erofs/format.js'
 import type { ImageBlob, ImageChunk } from '../../erofs/image-tree.js'
+import { UNKNOWN_DIGEST } from '../../erofs/load-chunks.js'
 import { checkChunk, decodeUnit, storedUnit, type StoredUnit } from '../../erofs/stored-unit.js'
 import { StoredWindow } from './stored-window.js'
 
@@ -16,7 +17,6 @@ export interface BlobPlace {
 
 /** Windows of blobs that are kept at a time, of 2 MiB at most each. */
 const MAX_WINDOWS = 8
-const NO_DIGEST = '0'.repeat(64)
 
 /**
  * Reads chunks of every form: plain and batched, compressed by any codec or raw, encrypted or not, of RAFS v6 blobs with
@@ -47,8 +47,10 @@ export class ChunkReader {
     const blob = await this.#open(chunk.blob)
     this.#touch(blob)
     const bytes = await blob.decode(chunk)
-    const { index, crc32, digest: hex } = chunk
-    const digest = hex === NO_DIGEST ? undefined : Buffer.from(hex, 'hex')
+    const { index, digest: hex } = chunk
+    // Only the bootstrap is trusted with digests; where it has none, the blob's own CRC finds accidents.
+    const crc32 = chunk.crc32 ?? blob.crc32c(index)
+    const digest = hex === UNKNOWN_DIGEST ? undefined : Buffer.from(hex, 'hex')
     const { id: blobId, digester } = chunk.blob
     checkChunk({ blobId, chunk: index, digester, digest, crc32 }, bytes)
     this.#lastChunk = chunk
@@ -124,6 +126,10 @@ class OpenBlob {
         { cause: err, context: { blobId, chunk: index, storedOffset, storedLength } },
       )
     }
+  }
+
+  crc32c(index: number): number | undefined {
+    return this.#meta?.chunks.crc32c(index)
   }
 
   drop(): void {
