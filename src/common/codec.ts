@@ -171,6 +171,11 @@ export class UnitCipher {
   }
 }
 
+/** Bytes that an encrypted unit of `size` bytes takes. */
+export function encryptedSize(size: number): number {
+  return size < XTS_BLOCK ? XTS_BLOCK + SHORT_UNIT_MARK.length : size
+}
+
 function padShort(unit: Uint8Array): Uint8Array {
   const padded = new Uint8Array(XTS_BLOCK + SHORT_UNIT_MARK.length).fill(
     XTS_BLOCK - unit.length,

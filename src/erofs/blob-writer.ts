@@ -1,7 +1,12 @@
 import { COMPRESSORS, type Compressor } from '../common/codec.js'
 import {
+  BATCH_CONTEXT_OFF,
+  BATCH_CONTEXT_SIZE,
+  BLOB_FEATURES,
   BLOCK_SIZE,
+  CHUNK_INFO_FLAGS,
   CHUNK_INFO_V1_SIZE,
+  CHUNK_INFO_V2_SIZE,
   CI_HEADER_OFF,
   CI_HEADER_SIZE,
   CI_MAGIC,
@@ -11,7 +16,7 @@ import {
   TOC_OFF,
   alignUp,
 } from './format.js'
-import type { ImageBlob, ImageChunk } from './image-tree.js'
+import type { ChunkBatch, ImageBlob, ImageChunk } from './image-tree.js'
 
 /** The header that *follows* a section of `sizeBytes` in a data blob (rafs.md 2.2). */
 export function encodeSectionHeader(name: string, sizeBytes: number): Buffer {
@@ -33,21 +38,77 @@ export function encodeSectionHeader(name: string, sizeBytes: number): Buffer {
   return out
 }
 
-/** The array of chunk infos, version 1, in chunk order (rafs.md 2.5). */
-export function encodeChunkInfos(chunks: readonly ImageChunk[]): Buffer {
+/**
+ * True when the stored bytes of a chunk that stands alone are to be decompressed. An encrypted chunk of less than 16
+ * bytes is stored raw and longer than it is.
+ */
+export function isCompressed({ compressedSize, uncompressedSize }: ImageChunk): boolean {
+  return compressedSize > 0 && compressedSize < uncompressedSize
+}
+
+/** The array of chunk infos in chunk order, and the contexts of the blob's batches behind it (rafs.md 2.5). */
+export function encodeChunkInfos(
+  blob: ImageBlob,
+  chunks: readonly ImageChunk[],
+  batches: readonly ChunkBatch[],
+): Buffer {
+  return (blob.features & BLOB_FEATURES.chunkInfoV2) === 0
+    ? encodeInfosV1(chunks)
+    : encodeInfosV2(chunks, batches)
+}
+
+/** Two words; bits 20 to 23 of a size less one stand apart from its bits 0 to 19. */
+function encodeInfosV1(chunks: readonly ImageChunk[]): Buffer {
   const out = Buffer.alloc(chunks.length * CHUNK_INFO_V1_SIZE)
   chunks.forEach((chunk, i) => {
     const at = i * CHUNK_INFO_V1_SIZE
-    out.writeBigUInt64LE(BigInt(chunk.uncompressedOffset) | sizeBits(chunk.uncompressedSize, 8n), at)
-    out.writeBigUInt64LE(BigInt(chunk.compressedOffset) | sizeBits(chunk.compressedSize, 40n), at + 8)
+    const size = chunk.uncompressedSize - 1
+    const stored = chunk.compressedSize - 1
+    const [offsetHigh, offsetLow] = halves(chunk.uncompressedOffset)
+    const [storedHigh, storedLow] = halves(chunk.compressedOffset)
+    out.writeUInt32LE((offsetLow | ((size >>> 20) << 8)) >>> 0, at)
+    out.writeUInt32LE((offsetHigh | (size << 12)) >>> 0, at + 4)
+    out.writeUInt32LE(storedLow, at + 8)
+    out.writeUInt32LE((storedHigh | ((stored >>> 20) << 8) | (stored << 12)) >>> 0, at + 12)
   })
   return out
 }
 
-/** A size less one: bits 0 to 19 on top, bits 20 to 23 at `highShift`. */
-function sizeBits(sizeBytes: number, highShift: bigint): bigint {
-  const value = BigInt(sizeBytes - 1)
-  return ((value & 0xfffffn) << 44n) | ((value >> 20n) << highShift)
+/** Three words: the uncompressed size is stored less one, the compressed size is not. */
+function encodeInfosV2(chunks: readonly ImageChunk[], batches: readonly ChunkBatch[]): Buffer {
+  const contexts = chunks.length * CHUNK_INFO_V2_SIZE
+  const out = Buffer.alloc(contexts + batches.length * BATCH_CONTEXT_SIZE)
+  chunks.forEach((chunk, i) => {
+    const at = i * CHUNK_INFO_V2_SIZE
+    const [storedHigh, storedLow] = halves(chunk.compressedOffset)
+    out.writeUInt32LE(chunk.uncompressedOffset / BLOCK_SIZE, at)
+    out.writeUInt32LE(((chunk.uncompressedSize - 1) | (infoFlags(chunk) << 24)) >>> 0, at + 4)
+    out.writeUInt32LE(storedLow, at + 8)
+    out.writeUInt32LE((storedHigh | (chunk.compressedSize << 8)) >>> 0, at + 12)
+    out.writeUInt32LE(chunk.batch?.offset ?? 0, at + 16)
+    out.writeUInt32LE(chunk.batch?.batch.index ?? 0, at + 20)
+  })
+  for (const batch of batches) {
+    const at = contexts + batch.index * BATCH_CONTEXT_SIZE
+    out.writeUInt32LE(batch.compressedSize, at + BATCH_CONTEXT_OFF.compressedSize)
+    out.writeUInt32LE(batch.uncompressedSize, at + BATCH_CONTEXT_OFF.uncompressedSize)
+  }
+  return out
+}
+
+function infoFlags(chunk: ImageChunk): number {
+  const { compressed, batch, encrypted } = CHUNK_INFO_FLAGS
+  return (
+    // Whether a batch is compressed its context says; readers want the flag of its members set all the same.
+    (chunk.batch !== undefined || isCompressed(chunk) ? compressed : 0) |
+    (chunk.batch === undefined ? 0 : batch) |
+    (chunk.blob.cipher === undefined ? 0 : encrypted)
+  )
+}
+
+/** The upper and the lower 32 bits of a safe integer. */
+function halves(value: number): [high: number, low: number] {
+  return [Math.floor(value / 2 ** 32), value >>> 0]
 }
 
 /** The chunk digests in chunk order: the content of `blob.digest`. */
@@ -56,7 +117,7 @@ export function encodeDigests(chunks: readonly ImageChunk[]): Buffer {
 }
 
 /** The header after the stored chunk infos of a blob whose fields are filled in. */
-export function encodeCiHeader(blob: ImageBlob): Buffer {
+export function encodeCiHeader(blob: ImageBlob, batchCount: number): Buffer {
   const out = Buffer.alloc(CI_HEADER_SIZE)
   out.writeUInt32LE(CI_MAGIC, CI_HEADER_OFF.magic)
   out.writeUInt32LE(blob.features, CI_HEADER_OFF.features)
@@ -65,15 +126,20 @@ export function encodeCiHeader(blob: ImageBlob): Buffer {
   out.writeBigUInt64LE(BigInt(blob.ciOffset), CI_HEADER_OFF.offset)
   out.writeBigUInt64LE(BigInt(blob.ciCompressedSize), CI_HEADER_OFF.compressedSize)
   out.writeBigUInt64LE(BigInt(blob.ciUncompressedSize), CI_HEADER_OFF.uncompressedSize)
+  if (batchCount > 0) {
+    out.writeBigUInt64LE(BigInt(blob.chunkCount * CHUNK_INFO_V2_SIZE), CI_HEADER_OFF.contextsOffset)
+    out.writeBigUInt64LE(BigInt(batchCount * BATCH_CONTEXT_SIZE), CI_HEADER_OFF.contextsSize)
+    out.writeUInt32LE(batchCount, CI_HEADER_OFF.contextsCount)
+  }
   out.writeUInt32LE(CI_MAGIC, CI_HEADER_OFF.magic2)
   return out
 }
 
 /** The metadata of a blob as caches keep it: chunk infos padded to a block, then the header (rafs.md 2.7). */
-export function encodeCacheMeta(blob: ImageBlob, chunkInfos: Buffer): Buffer {
+export function encodeCacheMeta(chunkInfos: Buffer, header: Buffer): Buffer {
   const out = Buffer.alloc(alignUp(chunkInfos.length, BLOCK_SIZE) + CI_HEADER_SIZE)
   chunkInfos.copy(out)
-  encodeCiHeader(blob).copy(out, out.length - CI_HEADER_SIZE)
+  header.copy(out, out.length - CI_HEADER_SIZE)
   return out
 }
 

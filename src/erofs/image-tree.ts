@@ -120,13 +120,15 @@ export interface ImageBlob {
   readonly compressor: Compressor
   readonly digester: Digester
   features: number
-  /** Position of the inlined bootstrap in the blob. */
+  /** Of the whole stored blob; in the bootstrap inside a blob, where that bootstrap starts. */
   compressedSize: number
   uncompressedSize: number
   ciCompressor: Compressor
   ciOffset: number
   ciCompressedSize: number
   ciUncompressedSize: number
+  /** Stored bytes at the start of the blob that hold what is to be prefetched; undefined where it has no such order. */
+  prefetchSize?: number
   /** Undefined for a blob in the clear. */
   readonly cipher?: BlobCipher
   /** Bytes of the table of contents with its header, and their sha256; undefined when not known. */

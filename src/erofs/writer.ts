@@ -1,8 +1,10 @@
-import { COMPRESSORS, type Compressor } from '../common/codec.js'
+import { CIPHERS, COMPRESSORS, type Compressor } from '../common/codec.js'
 import { DIGESTERS, type Digester } from '../common/digest.js'
 import { fault } from '../common/fault.js'
+import { isCompressed } from './blob-writer.js'
 import {
   BLOB_ENTRY_SIZE,
+  BLOB_FEATURES,
   BLOB_OFF,
   BLOCK_BITS,
   BLOCK_SIZE,
@@ -39,6 +41,8 @@ export interface BootstrapOptions {
   /** The image as a whole; each blob of the tree says its own. */
   readonly compressor: Compressor
   readonly digester: Digester
+  /** False when owners mean nothing: a server shows its own then. True where it is left out. */
+  readonly explicitOwners?: boolean
   /** What to prefetch, in this order; the root stands for everything. */
   readonly prefetch?: readonly ImageInode[]
 }
@@ -152,12 +156,16 @@ function rafsFlags(layout: ImageLayout, options: BootstrapOptions): number {
   }[options.compressor]
   const hash = options.digester === 'blake3' ? RAFS_FLAGS.hashBlake3 : RAFS_FLAGS.hashSha256
   const hasXattr = layout.inodes.some(({ inode }) => (inode.xattrs?.size ?? 0) > 0)
+  const digestsInBlobs = layout.blobs.every(
+    ({ features }) => (features & BLOB_FEATURES.inlinedChunkDigest) !== 0,
+  )
+  const encrypted = layout.blobs.some(({ cipher }) => cipher !== undefined)
   return (
     compression |
     hash |
-    RAFS_FLAGS.explicitUidGid |
-    RAFS_FLAGS.inlinedChunkDigest |
-    RAFS_FLAGS.encryptionNone |
+    (options.explicitOwners === false ? 0 : RAFS_FLAGS.explicitUidGid) |
+    (digestsInBlobs ? RAFS_FLAGS.inlinedChunkDigest : 0) |
+    (encrypted ? RAFS_FLAGS.encryptionAes128Xts : RAFS_FLAGS.encryptionNone) |
     (hasXattr ? RAFS_FLAGS.hasXattr : 0)
   )
 }
@@ -190,19 +198,44 @@ function writeBlob(out: Buffer, at: number, blob: ImageBlob, index: number): voi
   writeU64(out, at + BLOB_OFF.ciOffset, blob.ciOffset)
   writeU64(out, at + BLOB_OFF.ciCompressedSize, blob.ciCompressedSize)
   writeU64(out, at + BLOB_OFF.ciUncompressedSize, blob.ciUncompressedSize)
+  if (blob.toc) {
+    out.writeUInt32LE(blob.toc.sizeBytes, at + BLOB_OFF.tocSize)
+    out.set(blob.toc.digest, at + BLOB_OFF.tocDigest)
+  }
+  if (blob.meta) {
+    out.set(blob.meta.digest, at + BLOB_OFF.metaDigest)
+    writeU64(out, at + BLOB_OFF.metaSize, blob.meta.sizeBytes)
+  }
+  if (blob.cipher) {
+    out.set(blob.cipher.key, at + BLOB_OFF.metaDigest)
+    // Its two halves are the fields metaSize and cipherIv.
+    out.set(blob.cipher.iv, at + BLOB_OFF.metaSize)
+    out.writeUInt32LE(CIPHERS['aes-128-xts'], at + BLOB_OFF.cipher)
+  }
 }
 
 function writeChunk(out: Buffer, at: number, { chunk, fileOffset }: ChunkUse, blobIndex: number): void {
   out.write(chunk.digest, at + CHUNK_OFF.digest, 'hex')
   out.writeUInt32LE(blobIndex, at + CHUNK_OFF.blobIndex)
-  const compressed = chunk.compressedSize !== chunk.uncompressedSize
-  out.writeUInt32LE(compressed ? CHUNK_FLAGS.compressed : 0, at + CHUNK_OFF.flags)
-  out.writeUInt32LE(chunk.compressedSize, at + CHUNK_OFF.compressedSize)
+  out.writeUInt32LE(chunkFlags(chunk), at + CHUNK_OFF.flags)
+  // Where a member of a batch is stored only the blob's own metadata says (rafs.md 1.11).
+  if (chunk.batch === undefined) {
+    out.writeUInt32LE(chunk.compressedSize, at + CHUNK_OFF.compressedSize)
+    writeU64(out, at + CHUNK_OFF.compressedOffset, chunk.compressedOffset)
+  }
   out.writeUInt32LE(chunk.uncompressedSize, at + CHUNK_OFF.uncompressedSize)
-  writeU64(out, at + CHUNK_OFF.compressedOffset, chunk.compressedOffset)
   writeU64(out, at + CHUNK_OFF.uncompressedOffset, chunk.uncompressedOffset)
   writeU64(out, at + CHUNK_OFF.fileOffset, fileOffset)
   out.writeUInt32LE(chunk.index, at + CHUNK_OFF.index)
+  out.writeUInt32LE(chunk.crc32 ?? 0, at + CHUNK_OFF.crc32)
+}
+
+function chunkFlags(chunk: ImageChunk): number {
+  return (
+    (isCompressed(chunk) ? CHUNK_FLAGS.compressed : 0) |
+    (chunk.blob.cipher && chunk.batch === undefined ? CHUNK_FLAGS.encrypted : 0) |
+    (chunk.crc32 === undefined ? 0 : CHUNK_FLAGS.hasCrc32)
+  )
 }
 
 function writeU64(out: Buffer, at: number, value: number): void {

@@ -1,67 +1,93 @@
-import { type Hash, createHash } from 'node:crypto'
-import type { FileHandle } from 'node:fs/promises'
 import { digestOf } from '../../common/digest.js'
 import { fault } from '../../common/fault.js'
 import { BLOCK_SIZE, MAX_CHUNKS_PER_BLOB, MAX_COMPRESSED_BLOB_SIZE, alignUp } from '../../erofs/format.js'
-import type { ImageBlob, ImageChunk } from '../../erofs/image-tree.js'
-import type { CompressPool, PackedChunks } from './compress-pool.js'
+import type { ChunkBatch, ImageBlob, ImageChunk } from '../../erofs/image-tree.js'
 import type { ByteStream } from '../tar/layer-stream.js'
+import type { BlobStream } from './blob-stream.js'
+import type { CompressPool, PackedUnits } from './compress-pool.js'
 
-/** Small chunks travel to the compression threads together, up to about this many bytes. */
-const BATCH_BYTES = 1024 * 1024
+/** Chunks travel to the compression threads together, up to about this many bytes, */
+const PARCEL_BYTES = 1024 * 1024
+/** and this many units: an encrypted unit takes 18 bytes, however small it is. */
+const PARCEL_UNITS = 4096
+/** What AES-XTS takes at least; a shorter unit grows. */
+const XTS_BLOCK = 16
 
-interface Batch {
-  readonly packed: Promise<PackedChunks>
+export interface ChunkOptions {
+  /** Uncompressed places are multiples of 4096. */
+  readonly aligned: boolean
+  /** Small files are compressed together up to less than this many bytes; 0 to compress each by itself. */
+  readonly batchSize: number
+  /** Chunks that other blobs of the image hold already. */
+  readonly known?: ChunkDictionary
+}
+
+/** Chunks of other blobs. */
+export interface ChunkDictionary {
+  /** A chunk with this digest (hex) and this many bytes uncompressed. */
+  find(digest: string, uncompressedSize: number): ImageChunk | undefined
+}
+
+/** What is compressed as one: a chunk, or a batch of them. */
+interface Unit {
+  readonly sizeBytes: number
   readonly chunks: readonly ImageChunk[]
+  readonly batch?: ChunkBatch
+}
+
+interface Parcel {
+  readonly packed: Promise<PackedUnits>
+  readonly units: readonly Unit[]
 }
 
 /**
- * Cuts files into chunks, stores each distinct one once and compressed, in the order of the archive, and hashes what it
- * writes. Memory is bounded by the batches on their way, and by about 200 bytes a chunk.
+ * Cuts files into chunks and stores each distinct one once, compressed and encrypted as the blob says, in the order they
+ * come. Memory is bounded by the parcels on their way, and by about 300 bytes a chunk.
  */
 export class ChunkWriter {
   /** All distinct chunks, by index. */
   readonly chunks: ImageChunk[] = []
-  /** sha256 over everything written so far. */
-  readonly hash: Hash = createHash('sha256')
-  readonly #file: FileHandle
+  readonly batches: ChunkBatch[] = []
+  readonly #stream: BlobStream
   readonly #blob: ImageBlob
+  readonly #options: ChunkOptions
   readonly #pool: CompressPool
+  readonly #capacity: number
   readonly #byDigest = new Map<string, ImageChunk>()
   readonly #spare: { input: ArrayBuffer; output: ArrayBuffer }[] = []
-  readonly #inFlight: Batch[] = []
+  readonly #inFlight: Parcel[] = []
   #buffer: { input: ArrayBuffer; output: ArrayBuffer } | undefined
   #used = 0
-  #batch: ImageChunk[] = []
-  #position = 0
+  #units: Unit[] = []
+  /** Small chunks at the end of the buffer that are still to become a batch. */
+  #open: ImageChunk[] = []
+  #openBytes = 0
 
-  constructor(file: FileHandle, blob: ImageBlob, pool: CompressPool) {
-    this.#file = file
+  constructor(stream: BlobStream, blob: ImageBlob, options: ChunkOptions, pool: CompressPool) {
+    this.#stream = stream
     this.#blob = blob
+    this.#options = options
     this.#pool = pool
+    this.#capacity = Math.max(PARCEL_BYTES, blob.chunkSize)
   }
 
-  /** Bytes written so far. */
-  get position(): number {
-    return this.#position
-  }
-
-  /** The chunks of a file of exactly `sizeBytes`. @throws what the body throws, IMAGE_TOO_LARGE */
+  /** The chunks of a file of exactly `sizeBytes`. @throws what the body throws, TAR_INVALID, IMAGE_TOO_LARGE */
   async addFile(body: ByteStream, sizeBytes: number): Promise<ImageChunk[]> {
+    const small = sizeBytes <= this.#blob.chunkSize && sizeBytes < this.#options.batchSize / 2
     const chunks: ImageChunk[] = []
     let left = sizeBytes
     let target: Uint8Array | undefined
     let filled = 0
     for await (const piece of body) {
       for (let at = 0; at < piece.length;) {
-        target ??= await this.#reserve(Math.min(left, this.#blob.chunkSize))
+        target ??= await this.#reserve(Math.min(left, this.#blob.chunkSize), small)
         const part = piece.subarray(at, at + target.length - filled)
         target.set(part, filled)
         filled += part.length
         at += part.length
         left -= part.length
         if (filled < target.length) continue
-        chunks.push(this.#seal(target))
+        chunks.push(this.#seal(target, small))
         target = undefined
         filled = 0
       }
@@ -72,39 +98,43 @@ export class ChunkWriter {
 
   /** Writes out what is on its way; chunks then know their compressed place. */
   async flush(): Promise<void> {
-    if (this.#batch.length > 0) this.#send()
+    this.#send()
     while (this.#inFlight.length > 0) await this.#writeOldest()
   }
 
-  /** Appends bytes that are not a chunk. They enter the hash. */
-  async append(bytes: Uint8Array): Promise<void> {
-    this.hash.update(bytes)
-    for (let done = 0; done < bytes.length;) {
-      const { bytesWritten } = await this.#file.write(bytes, done, bytes.length - done, this.#position + done)
-      done += bytesWritten
-    }
-    this.#position += bytes.length
-  }
-
-  /** Room for one chunk in the current batch. */
-  async #reserve(sizeBytes: number): Promise<Uint8Array> {
-    const capacity = Math.max(BATCH_BYTES, this.#blob.chunkSize)
-    if (this.#used + sizeBytes > capacity) {
+  /** Room for one chunk in the current parcel. A new batch finds room for all of it. */
+  async #reserve(sizeBytes: number, small: boolean): Promise<Uint8Array> {
+    const need = small && this.#open.length === 0 ? this.#options.batchSize : sizeBytes
+    if (this.#used + need > this.#capacity || this.#units.length >= PARCEL_UNITS) {
       this.#send()
       while (this.#inFlight.length > this.#pool.threads * 2) await this.#writeOldest()
     }
     this.#buffer ??= this.#spare.pop() ?? {
-      input: new ArrayBuffer(capacity),
-      output: new ArrayBuffer(capacity),
+      input: new ArrayBuffer(this.#capacity),
+      output: new ArrayBuffer(this.#capacity + PARCEL_UNITS * (XTS_BLOCK + 2)),
     }
     return new Uint8Array(this.#buffer.input, this.#used, sizeBytes)
   }
 
-  /** Keeps a filled chunk in the batch, or forgets it where the blob has its like already. */
-  #seal(bytes: Uint8Array): ImageChunk {
+  /** Keeps a filled chunk in the parcel, or forgets it where the image has its like already. */
+  #seal(bytes: Uint8Array, small: boolean): ImageChunk {
     const digest = Buffer.from(digestOf(this.#blob.digester, bytes)).toString('hex')
-    const known = this.#byDigest.get(digest)
-    if (known) return known
+    const known = this.#byDigest.get(digest) ?? this.#options.known?.find(digest, bytes.length)
+    if (known?.uncompressedSize === bytes.length) return known
+    const chunk = this.#newChunk(digest, bytes.length)
+    if (!small) {
+      this.#closeBatch()
+      this.#units.push({ sizeBytes: bytes.length, chunks: [chunk] })
+    } else {
+      if (this.#openBytes + bytes.length >= this.#options.batchSize) this.#closeBatch()
+      this.#open.push(chunk)
+      this.#openBytes += bytes.length
+    }
+    this.#used += bytes.length
+    return chunk
+  }
+
+  #newChunk(digest: string, sizeBytes: number): ImageChunk {
     if (this.chunks.length >= MAX_CHUNKS_PER_BLOB - 2)
       throw fault('IMAGE_TOO_LARGE', 'the layer has more than 16 million chunks: use a larger --chunk-size')
     const chunk: ImageChunk = {
@@ -112,49 +142,75 @@ export class ChunkWriter {
       index: this.chunks.length,
       digest,
       uncompressedOffset: this.#blob.uncompressedSize,
-      uncompressedSize: bytes.length,
+      uncompressedSize: sizeBytes,
       compressedOffset: 0,
       compressedSize: 0,
     }
-    this.#blob.uncompressedSize += alignUp(bytes.length, BLOCK_SIZE)
+    this.#blob.uncompressedSize += this.#options.aligned ? alignUp(sizeBytes, BLOCK_SIZE) : sizeBytes
     this.#blob.chunkCount++
     this.#byDigest.set(digest, chunk)
     this.chunks.push(chunk)
-    this.#batch.push(chunk)
-    this.#used += bytes.length
     return chunk
   }
 
+  /** A batch of one would only cost a context; and a short encrypted one could not be told from a compressed one. */
+  #closeBatch(): void {
+    const chunks = this.#open
+    const sizeBytes = this.#openBytes
+    if (chunks.length === 0) return
+    this.#open = []
+    this.#openBytes = 0
+    if (chunks.length === 1 || (this.#blob.cipher && sizeBytes < XTS_BLOCK)) {
+      for (const chunk of chunks) this.#units.push({ sizeBytes: chunk.uncompressedSize, chunks: [chunk] })
+      return
+    }
+    const batch: ChunkBatch = {
+      index: this.batches.length,
+      compressedSize: 0,
+      uncompressedSize: sizeBytes,
+    }
+    let offset = 0
+    for (const chunk of chunks) {
+      chunk.batch = { batch, offset }
+      offset += chunk.uncompressedSize
+    }
+    this.batches.push(batch)
+    this.#units.push({ sizeBytes, chunks, batch })
+  }
+
   #send(): void {
-    if (!this.#buffer) return
+    this.#closeBatch()
+    if (!this.#buffer || this.#units.length === 0) return
     const { input, output } = this.#buffer
-    const { compressor } = this.#blob
-    const sizes = this.#batch.map(chunk => chunk.uncompressedSize)
+    const { compressor, cipher } = this.#blob
+    const sizes = this.#units.map(unit => unit.sizeBytes)
     const packed =
-      compressor === 'none'
+      compressor === 'none' && !cipher
         ? Promise.resolve({ input: output, output: input, storedSizes: sizes })
-        : this.#pool.run({ input, output, sizes, compressor })
+        : this.#pool.run({ input, output, sizes, compressor, ...(cipher && { cipher }) })
     // It is awaited in its turn; until then a failure is nobody's.
     packed.catch(() => undefined)
-    this.#inFlight.push({ packed, chunks: this.#batch })
+    this.#inFlight.push({ packed, units: this.#units })
     this.#buffer = undefined
-    this.#batch = []
+    this.#units = []
     this.#used = 0
   }
 
   async #writeOldest(): Promise<void> {
-    const batch = this.#inFlight.shift()
-    if (!batch) return
-    const { input, output, storedSizes } = await batch.packed
+    const parcel = this.#inFlight.shift()
+    if (!parcel) return
+    const { input, output, storedSizes } = await parcel.packed
     let length = 0
-    batch.chunks.forEach((chunk, i) => {
-      chunk.compressedOffset = this.#position + length
-      chunk.compressedSize = storedSizes[i] ?? 0
-      length += chunk.compressedSize
+    parcel.units.forEach(({ chunks, batch }, i) => {
+      const stored = storedSizes[i] ?? 0
+      for (const chunk of chunks) chunk.compressedOffset = this.#stream.position + length
+      if (batch) batch.compressedSize = stored
+      else for (const chunk of chunks) chunk.compressedSize = stored
+      length += stored
     })
-    if (this.#position + length >= MAX_COMPRESSED_BLOB_SIZE)
+    if (this.#stream.position + length >= MAX_COMPRESSED_BLOB_SIZE)
       throw fault('IMAGE_TOO_LARGE', 'the layer takes more than 1 TiB compressed')
-    await this.append(new Uint8Array(output, 0, length))
+    await this.#stream.append(new Uint8Array(output, 0, length))
     this.#spare.push({ input, output })
   }
 }

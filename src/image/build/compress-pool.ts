@@ -2,31 +2,33 @@ import { availableParallelism } from 'node:os'
 import { Worker } from 'node:worker_threads'
 import type { Compressor } from '../../common/codec.js'
 import { type Fault, fault } from '../../common/fault.js'
+import type { BlobCipher } from '../../erofs/image-tree.js'
 
-/** Chunks that lie one after the other in `input`. Both buffers are transferred there and back. */
+/** Units (chunks, batches) that lie one after the other in `input`. Both buffers are transferred there and back. */
 export interface CompressJob {
   readonly input: ArrayBuffer
-  /** At least as big as the chunks together. */
+  /** At least as big as the units together; 18 bytes for each more where they are encrypted. */
   readonly output: ArrayBuffer
   readonly sizes: readonly number[]
-  readonly compressor: Exclude<Compressor, 'none'>
+  readonly compressor: Compressor
+  readonly cipher?: BlobCipher
 }
 
 export interface CompressReply {
   readonly input: ArrayBuffer
   readonly output: ArrayBuffer
-  /** Stored bytes of each chunk, one after the other in `output`. */
+  /** Stored bytes of each unit, one after the other in `output`. */
   readonly storedSizes?: readonly number[]
   readonly failure?: string
 }
 
-export type PackedChunks = Required<Omit<CompressReply, 'failure'>>
+export type PackedUnits = Required<Omit<CompressReply, 'failure'>>
 
 /** More threads would only wait for the one that reads the archive. */
 const MAX_THREADS = 4
 
 interface Waiting {
-  resolve(packed: PackedChunks): void
+  resolve(packed: PackedUnits): void
   reject(failure: Fault): void
 }
 
@@ -40,7 +42,7 @@ export class CompressPool {
   #failure: Fault | undefined
 
   /** Runs a job on the thread with the least to do. */
-  run(job: CompressJob): Promise<PackedChunks> {
+  run(job: CompressJob): Promise<PackedUnits> {
     if (this.#failure) return Promise.reject(this.#failure)
     const slot = this.#pick()
     return new Promise((resolve, reject) => {

@@ -1,7 +1,13 @@
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import { parentPort } from 'node:worker_threads'
-import { compressBound, compressInto } from '../../common/codec.js'
+import {
+  type Compressor,
+  UnitCipher,
+  compressBound,
+  compressInto,
+  encryptedSize,
+} from '../../common/codec.js'
 import { asFault } from '../../common/fault.js'
 import type { CompressJob, CompressReply } from './compress-pool.js'
 
@@ -14,7 +20,7 @@ setFlagsFromString('--expose-gc')
 const collectGarbage = runInNewContext('gc') as () => void
 let uncollectedBytes = 0
 
-/** The thread of a CompressPool: packs the chunks of a job one after the other into its output buffer. */
+/** The thread of a CompressPool: packs the units of a job one after the other into its output buffer. */
 parentPort?.on('message', (job: CompressJob) => {
   const { input, output } = job
   let reply: CompressReply
@@ -33,19 +39,25 @@ parentPort?.on('message', (job: CompressJob) => {
 /** Reused: garbage of a thread is collected late, and would double the memory of a conversion. */
 let scratch = new Uint8Array(0)
 
-function pack({ input, output, sizes, compressor }: CompressJob): number[] {
+function pack({ input, output, sizes, compressor, cipher }: CompressJob): number[] {
   const out = new Uint8Array(output)
+  const unitCipher = cipher && new UnitCipher(cipher.key, cipher.iv)
   let from = 0
   let to = 0
   return sizes.map(size => {
-    const raw = new Uint8Array(input, from, size)
-    if (scratch.length < compressBound(size)) scratch = new Uint8Array(compressBound(size))
-    const length = compressInto(compressor, raw, scratch)
-    // Readers take a chunk for raw when both sizes are equal, so what does not shrink is stored as it is.
-    const stored = length < size ? scratch.subarray(0, length) : raw
-    out.set(stored, to)
+    const unit = packUnit(new Uint8Array(input, from, size), compressor, unitCipher)
+    out.set(unit, to)
     from += size
-    to += stored.length
-    return stored.length
+    to += unit.length
+    return unit.length
   })
+}
+
+/** Readers take a unit for raw when both its sizes are equal, so what does not shrink is stored as it is. */
+function packUnit(raw: Uint8Array, compressor: Compressor, cipher: UnitCipher | undefined): Uint8Array {
+  if (compressor === 'none') return cipher?.encrypt(raw) ?? raw
+  if (scratch.length < compressBound(raw.length)) scratch = new Uint8Array(compressBound(raw.length))
+  const length = compressInto(compressor, raw, scratch)
+  const packed = (cipher ? encryptedSize(length) : length) < raw.length ? scratch.subarray(0, length) : raw
+  return cipher?.encrypt(packed) ?? packed
 }

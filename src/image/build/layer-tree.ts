@@ -5,6 +5,9 @@ import type { LayerLimits } from '../tar/limits.js'
 import { entryFault, quoteName } from '../tar/tar-names.js'
 import type { TarAttributes, TarEntry } from '../tar/tar-reader.js'
 
+/** An entry of a layer: of its archive, or of the directory it is built from. */
+export type LayerEntry = TarEntry | (TarAttributes & { readonly type: 'socket' })
+
 /** A directory with the attributes of one that nothing describes. */
 export function newDirectory(): DirectoryInode {
   return {
@@ -37,7 +40,7 @@ export class LayerTree {
    * `chunks` are those of a regular file.
    * @throws TAR_UNSAFE, TAR_INVALID, TAR_UNSUPPORTED, IMAGE_TOO_LARGE
    */
-  add(entry: TarEntry, chunks: RegularInode['chunks']): void {
+  add(entry: LayerEntry, chunks: RegularInode['chunks']): void {
     this.#count(entry)
     const attributes = this.#attributes(entry)
     const name = entry.path.at(-1)
@@ -65,7 +68,7 @@ export class LayerTree {
   }
 
   #inode(
-    entry: Exclude<TarEntry, { type: 'directory' }>,
+    entry: Exclude<LayerEntry, { type: 'directory' }>,
     attributes: Attributes,
     chunks: RegularInode['chunks'],
   ): ImageInode {
@@ -80,7 +83,8 @@ export class LayerTree {
       case 'blockDevice':
         return { ...attributes, type: entry.type, major: entry.major, minor: entry.minor }
       case 'fifo':
-        return { ...attributes, type: 'fifo' }
+      case 'socket':
+        return { ...attributes, type: entry.type }
     }
   }
 
@@ -103,7 +107,7 @@ export class LayerTree {
     return inode.type === 'regular' ? inode : { ...inode }
   }
 
-  #parentOf(entry: TarEntry): DirectoryInode {
+  #parentOf(entry: TarAttributes): DirectoryInode {
     let directory = this.root
     for (const part of entry.path.slice(0, -1)) {
       const next = directory.children.get(part)
@@ -121,7 +125,7 @@ export class LayerTree {
     return directory
   }
 
-  #attributes(entry: TarEntry): Attributes {
+  #attributes(entry: TarAttributes): Attributes {
     const { mode, uid, gid, mtimeSec, mtimeNsec } = entry
     const xattrs = new Map<string, Uint8Array>()
     for (const [name, value] of entry.xattrs ?? []) {
@@ -138,7 +142,7 @@ export class LayerTree {
       throw fault('IMAGE_TOO_LARGE', `the layer has more than ${this.#limits.maxEntries} entries`)
   }
 
-  #count(entry: TarEntry): void {
+  #count(entry: LayerEntry): void {
     this.#countName()
     this.#metadataBytes += entry.name.length + (entry.type === 'symlink' ? entry.target.length : 0)
     for (const [name, value] of entry.xattrs ?? []) this.#metadataBytes += name.length + value.length
