@@ -34,12 +34,7 @@ export function setXattr(path: Buffer, name: string, bytes: Uint8Array): void {
   copy.set(bytes)
   checked(
     'lsetxattr',
-    getLibrary().nydus_set_xattr(
-      cBytes(path),
-      cBytes(Buffer.from(name, 'latin1')),
-      copy,
-      bytes.length,
-    ),
+    getLibrary().nydus_set_xattr(cBytes(path), cBytes(Buffer.from(name, 'latin1')), copy, bytes.length),
     `${name} of ${path.toString()}`,
   )
 }

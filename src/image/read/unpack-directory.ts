@@ -64,8 +64,7 @@ export async function unpackToDirectory(
     }
     setAttributes(path, inode, image.explicitOwners, calls)
   }
-  for (const { path, inode } of directories.reverse())
-    setAttributes(path, inode, image.explicitOwners, calls)
+  for (const { path, inode } of directories.reverse()) setAttributes(path, inode, image.explicitOwners, calls)
   return { entries, fileBytes, sockets: 0 }
 }
 
@@ -101,11 +100,9 @@ function makeSpecial(
     symlinkSync(Buffer.from(inode.target), path)
     return
   }
-  const { major, minor } = inode.type === 'fifo' || inode.type === 'socket' ? NO_DEVICE : inode
+  const [major, minor] = 'major' in inode ? [inode.major, inode.minor] : [0, 0]
   calls.makeNode(path, TYPE_BITS[inode.type] | 0o600, major, minor)
 }
-
-const NO_DEVICE = { major: 0, minor: 0 }
 
 /** A change of owner takes set-id bits and capabilities away, so it comes first. */
 function setAttributes(path: Buffer, inode: ImageInode, owners: boolean, calls: FileCalls): void {
