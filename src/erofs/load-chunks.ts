@@ -1,8 +1,9 @@
 import type { ByteSource } from '../common/byte-source.js'
+import type { BlobPool } from './blob-pool.js'
 import type { BlobEntry } from './blob-table.js'
 import { type FileChunk, readFileChunks } from './chunk-index.js'
 import { recordsOf } from './chunk-table.js'
-import { BLOCK_SIZE, CHUNK_FLAGS, CHUNK_OFF, DIGEST_SIZE } from './format.js'
+import { BLOCK_SIZE, CHUNK_FLAGS, CHUNK_INDEX_SIZE, CHUNK_OFF, DIGEST_SIZE } from './format.js'
 import type { ImageBlob, ImageChunk } from './image-tree.js'
 import type { Inode } from './inode.js'
 import { badField, type StructView } from './struct-view.js'
@@ -18,52 +19,33 @@ export class LoadedChunks {
   readonly #entries: readonly BlobEntry[]
   readonly #blobs: readonly ImageBlob[]
   /** By blob, then by chunk index. */
-  readonly #chunks: readonly Map<number, ImageChunk>[]
+  readonly #chunks: readonly (ImageChunk | undefined)[][]
 
-  private constructor(
+  /** Reads the chunk table: what it says of each chunk that the image's files use. @throws RAFS_FIELD, RAFS_TRUNCATED */
+  constructor(
     source: ByteSource,
     superblock: Superblock,
     entries: readonly BlobEntry[],
     blobs: readonly ImageBlob[],
+    pool: BlobPool,
   ) {
     this.#source = source
     this.#superblock = superblock
     this.#entries = entries
     this.#blobs = blobs
-    this.#chunks = blobs.map(() => new Map())
-  }
-
-  /** Reads the chunk table: what it says of each chunk that the image's files use. @throws RAFS_FIELD, RAFS_TRUNCATED */
-  static read(
-    source: ByteSource,
-    superblock: Superblock,
-    entries: readonly BlobEntry[],
-    blobs: readonly ImageBlob[],
-  ): LoadedChunks {
-    const loaded = new LoadedChunks(source, superblock, entries, blobs)
+    // Whatever count an entry claims, the file has no room to name more chunks than this.
+    const room = Math.floor(source.sizeBytes / CHUNK_INDEX_SIZE)
+    this.#chunks = blobs.map(blob => pool.chunksOf(blob, Math.min(blob.chunkCount, room)))
     for (const { view, base, blobIndex } of recordsOf(source, superblock.chunkTable, entries)) {
       const blob = blobs[blobIndex]
-      const index = view.u32(base + CHUNK_OFF.index)
-      const own = loaded.#chunks[blobIndex]
-      if (blob === undefined || own === undefined) continue
-      const known = own.get(index)
-      const chunk = readRecord(view, base, blob, index)
-      if (known === undefined) own.set(index, chunk)
-      else
-        view.check(
-          known.digest === chunk.digest,
-          base + CHUNK_OFF.index,
-          'index',
-          index,
-          'two records give this chunk different digests',
-        )
+      const own = this.#chunks[blobIndex]
+      if (blob !== undefined && own !== undefined) addRecord(own, view, base, blob)
     }
-    return loaded
   }
 
   /** All of them, in the order of their blobs. */
   *all(): Generator<ImageChunk, void, undefined> {
-    for (const chunks of this.#chunks) yield* chunks.values()
+    for (const chunks of this.#chunks) for (const chunk of chunks) if (chunk !== undefined) yield chunk
   }
 
   /** The chunks of a regular file in file order. @throws RAFS_FIELD, RAFS_TRUNCATED */
@@ -77,7 +59,7 @@ export class LoadedChunks {
   #chunk(inode: Inode, { blobIndex, chunkIndex, uncompressedOffset, length }: FileChunk): ImageChunk {
     const blob = this.#blobs[blobIndex]
     const own = this.#chunks[blobIndex]
-    let chunk = own?.get(chunkIndex)
+    let chunk = own?.[chunkIndex]
     if (chunk === undefined && own !== undefined && blob !== undefined) {
       chunk = {
         blob,
@@ -88,7 +70,7 @@ export class LoadedChunks {
         compressedOffset: 0,
         compressedSize: 0,
       }
-      own.set(chunkIndex, chunk)
+      own[chunkIndex] = chunk
     }
     if (chunk?.uncompressedOffset !== uncompressedOffset || chunk.uncompressedSize !== length)
       throw badField(
@@ -102,6 +84,26 @@ export class LoadedChunks {
       )
     return chunk
   }
+}
+
+function addRecord(
+  chunks: (ImageChunk | undefined)[],
+  view: StructView,
+  base: number,
+  blob: ImageBlob,
+): void {
+  const index = view.u32(base + CHUNK_OFF.index)
+  const chunk = readRecord(view, base, blob, index)
+  const known = chunks[index]
+  if (known === undefined) chunks[index] = chunk
+  else
+    view.check(
+      known.digest === chunk.digest && known.uncompressedOffset === chunk.uncompressedOffset,
+      base + CHUNK_OFF.index,
+      'index',
+      index,
+      'two records tell this chunk differently',
+    )
 }
 
 function readRecord(view: StructView, base: number, blob: ImageBlob, index: number): ImageChunk {

@@ -6,6 +6,7 @@
  * file.
  */
 import type { ByteSource } from '../common/byte-source.js'
+import { BlobPool, type LoadOptions, shareBlobs } from './blob-pool.js'
 import { type BlobEntry, hasFeature } from './blob-table.js'
 import { Bootstrap, claimedBytes } from './bootstrap.js'
 import { isDotName, parseDirectoryBlock } from './directory.js'
@@ -13,6 +14,7 @@ import { BLOB_ENTRY_SIZE, BLOB_OFF, MAX_DEPTH } from './format.js'
 import type {
   DirectoryInode,
   ImageBlob,
+  ImageChunk,
   ImageInode,
   InodeAttributes,
   RafsImage,
@@ -29,14 +31,37 @@ import { loadImageV5 } from './v5/reader.js'
  * where each name of a hard link has an inode of its own.
  * @throws RAFS_NOT_RAFS, RAFS_UNSUPPORTED, RAFS_FIELD, RAFS_TRUNCATED
  */
-export function loadImage(source: ByteSource): RafsImage {
-  if (detectFormat(source) === 'rafs-v5') return loadImageV5(source)
+export function loadImage(source: ByteSource, options: LoadOptions = {}): RafsImage {
+  if (detectFormat(source) === 'rafs-v5') return loadImageV5(source, options)
   const bootstrap = Bootstrap.open(source)
-  const { superblock } = bootstrap
-  const blobs = bootstrap.blobs.map(entry => loadBlob(source, superblock.blobTable.offset, entry))
-  const chunks = LoadedChunks.read(source, superblock, bootstrap.blobs, blobs)
+  const { chunks, ...facts } = readChunks(source, bootstrap, options)
   const tree = new TreeLoader(source, bootstrap, chunks)
   const root = tree.load()
+  return { ...facts, root, prefetch: bootstrap.prefetchNids().flatMap(nid => tree.byNid.get(nid) ?? []) }
+}
+
+/** What an image says of its blobs and of the chunks that its files use; the tree is not looked at. */
+export interface LoadedBlobs extends Omit<RafsImage, 'root' | 'prefetch'> {
+  readonly chunks: Iterable<ImageChunk>
+}
+
+/** @throws RAFS_NOT_RAFS, RAFS_UNSUPPORTED, RAFS_FIELD, RAFS_TRUNCATED */
+export function loadBlobs(source: ByteSource, options: LoadOptions = {}): LoadedBlobs {
+  if (detectFormat(source) === 'rafs-v5') {
+    const { root, ...facts } = loadImageV5(source, options)
+    return { ...facts, chunks: chunksOf(root) }
+  }
+  const { chunks, ...facts } = readChunks(source, Bootstrap.open(source), options)
+  return { ...facts, chunks: chunks.all() }
+}
+
+function readChunks(
+  source: ByteSource,
+  { superblock, blobs: entries }: Bootstrap,
+  options: LoadOptions,
+): Omit<LoadedBlobs, 'chunks'> & { chunks: LoadedChunks } {
+  const read = entries.map(entry => loadBlob(source, superblock.blobTable.offset, entry))
+  const blobs = shareBlobs(read, options)
   return {
     version: 6,
     chunkSize: superblock.chunkSize,
@@ -44,8 +69,18 @@ export function loadImage(source: ByteSource): RafsImage {
     digester: superblock.digester,
     explicitOwners: superblock.explicitUidGid,
     blobs,
-    root,
-    prefetch: bootstrap.prefetchNids().flatMap(nid => tree.byNid.get(nid) ?? []),
+    chunks: new LoadedChunks(source, superblock, entries, blobs, options.pool ?? new BlobPool()),
+  }
+}
+
+/** Those of all files, as often as they are referred to. */
+function* chunksOf(root: DirectoryInode): Generator<ImageChunk, void, undefined> {
+  const open = [root]
+  for (let directory = open.pop(); directory !== undefined; directory = open.pop()) {
+    for (const child of directory.children.values()) {
+      if (child.type === 'directory') open.push(child)
+      else if (child.type === 'regular') yield* child.chunks
+    }
   }
 }
 

@@ -30,7 +30,7 @@ export async function runProgram(
   t: Pick<Test, 'teardown'>,
   name: string,
   args: readonly string[],
-  options: { nobody?: boolean; env?: NodeJS.ProcessEnv } = {},
+  options: { nobody?: boolean; env?: NodeJS.ProcessEnv; input?: string } = {},
 ): Promise<Outcome> {
   const line = [process.execPath, programPath(name), ...args]
   const [file = '', ...rest] = options.nobody
@@ -38,12 +38,14 @@ export async function runProgram(
     : line
   const child = spawn(file, rest, {
     cwd: '/',
-    stdio: ['ignore', 'pipe', 'pipe'],
+    stdio: ['pipe', 'pipe', 'pipe'],
     env: { ...process.env, ...options.env },
     timeout: TIMEOUT_MS,
     killSignal: 'SIGKILL',
   })
   t.teardown(() => child.kill('SIGKILL'))
+  // A program that does not read what it is given may end first.
+  child.stdin.on('error', () => undefined).end(options.input)
   let [stdout, stderr] = ['', '']
   child.stdout.on('data', (part: Buffer) => (stdout += part.toString()))
   child.stderr.on('data', (part: Buffer) => (stderr += part.toString()))

@@ -6,6 +6,7 @@
  */
 import type { ByteSource } from '../../common/byte-source.js'
 import { createHasher, digestOf, type Digester, type Hasher } from '../../common/digest.js'
+import { type LoadOptions, shareBlobs } from '../blob-pool.js'
 import { CHUNK_RECORD_SIZE, DIGEST_SIZE, MAX_DEPTH } from '../format.js'
 import type { DirectoryInode, ImageInode, InodeAttributes, RafsImage, RegularInode } from '../image-tree.js'
 import { deviceNumbers } from '../inode.js'
@@ -16,7 +17,7 @@ import * as F from './format.js'
 import { readInodeRecord, type InodeRecord } from './inode.js'
 import { parseSuperblockV5, type SuperblockV5 } from './superblock.js'
 
-export interface LoadOptionsV5 {
+export interface LoadOptionsV5 extends LoadOptions {
   /** Recomputes the digest of every inode: of a directory from its entries, of a file from its chunks' digests. */
   readonly verifyDigests?: boolean
 }
@@ -24,8 +25,9 @@ export interface LoadOptionsV5 {
 /** @throws RAFS_NOT_RAFS, RAFS_UNSUPPORTED, RAFS_FIELD, RAFS_TRUNCATED */
 export function loadImageV5(source: ByteSource, options: LoadOptionsV5 = {}): RafsImage {
   const sb = parseSuperblockV5(source)
-  const table = parseBlobTableV5(source, sb)
-  const chunks = new ChunkRecords(source, table, sb.chunkSize)
+  const { extended, ...table } = parseBlobTableV5(source, sb)
+  const blobs = shareBlobs(table.blobs, options)
+  const chunks = new ChunkRecords(source, { blobs, extended }, sb.chunkSize)
   const loader = new TreeLoader(source, sb, chunks, options.verifyDigests ? sb.digester : undefined)
   const root = loader.load()
   return {
@@ -34,7 +36,7 @@ export function loadImageV5(source: ByteSource, options: LoadOptionsV5 = {}): Ra
     compressor: sb.compressor,
     digester: sb.digester,
     explicitOwners: sb.explicitOwners,
-    blobs: table.blobs,
+    blobs,
     root,
     prefetch: loader.prefetch,
   }
