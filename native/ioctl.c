@@ -32,6 +32,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/uio.h>
 #include <sys/un.h>
 #include <sys/xattr.h>
@@ -39,7 +40,7 @@
 #include <unistd.h>
 
 #define EXPORT __attribute__((visibility("default")))
-#define ABI 2
+#define ABI 3
 
 static int64_t result_of(long value) { return value < 0 ? -errno : value; }
 
@@ -645,6 +646,24 @@ EXPORT int64_t nydus_list_xattrs(const char *path, char *names, uint64_t size)
 EXPORT int64_t nydus_get_xattr(const char *path, const char *name, void *value, uint64_t size)
 {
 	return result_of(lgetxattr(path, name, value, size));
+}
+
+EXPORT int32_t nydus_set_xattr(const char *path, const char *name, const void *value, uint64_t size)
+{
+	return (int32_t)result_of(lsetxattr(path, name, value, size, 0));
+}
+
+EXPORT int32_t nydus_make_node(const char *path, uint32_t mode, uint32_t major_number, uint32_t minor_number)
+{
+	return (int32_t)result_of(mknod(path, mode, makedev(major_number, minor_number)));
+}
+
+/* Both times of the name itself, where it is a symbolic link. */
+EXPORT int32_t nydus_set_times(const char *path, int64_t seconds, int64_t nanoseconds)
+{
+	struct timespec times[2] = {{seconds, nanoseconds}, {seconds, nanoseconds}};
+
+	return (int32_t)result_of(utimensat(AT_FDCWD, path, times, AT_SYMLINK_NOFOLLOW));
 }
 
 EXPORT int32_t nydus_mount_id(const char *path, uint64_t *id)

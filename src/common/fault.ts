@@ -149,6 +149,7 @@ export const CODES = {
   TAR_UNSUPPORTED: 'missing_prerequisite',
   IMAGE_TOO_LARGE: 'corrupt',
   IMAGE_INVALID: 'corrupt',
+  TARGET_EXISTS: 'already_exists',
   IMAGE_MISMATCH: 'invalid_argument',
 
   // containerd client

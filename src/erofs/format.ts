@@ -114,6 +114,15 @@ export const RAFS_FLAGS = {
   encryptionAes128Xts: 0x2000000,
 } as const
 
+/** The flag that says how the chunks of the image are compressed, and the one that says what their digests are. */
+export const COMPRESSION_FLAGS = {
+  none: RAFS_FLAGS.compressionNone,
+  lz4_block: RAFS_FLAGS.compressionLz4,
+  gzip: RAFS_FLAGS.compressionGzip,
+  zstd: RAFS_FLAGS.compressionZstd,
+} as const
+export const HASH_FLAGS = { blake3: RAFS_FLAGS.hashBlake3, sha256: RAFS_FLAGS.hashSha256 } as const
+
 /** Every flag a reader may meet: those above and the reserved compatible bits 26 to 31. */
 export const RAFS_FLAGS_MASK = 0xff0003ff
 

@@ -17,7 +17,8 @@ import type { ImageBlob, ImageInode, RegularInode } from './image-tree.js'
 import { type DirectoryBlock, type ImageLayout, type PlacedInode, blockSize } from './writer-layout.js'
 import { writeXattrs, xattrAreaSize, xattrCount } from './writer-xattr.js'
 
-const TYPE_BITS = {
+/** Type bits of `st_mode`. */
+export const TYPE_BITS = {
   fifo: 0o010000,
   charDevice: 0o020000,
   directory: 0o040000,
@@ -152,6 +153,6 @@ function isContiguous({ chunks }: RegularInode, chunkSize: number): boolean {
 }
 
 /** The 32-bit device number of the kernel's `new_encode_dev`. */
-function encodeRdev(major: number, minor: number): number {
+export function encodeRdev(major: number, minor: number): number {
   return ((minor & 0xff) | ((major & 0xfff) << 8) | ((minor & 0xfff00) << 12)) >>> 0
 }

@@ -6,7 +6,7 @@ import { syscallFault } from './errno.js'
 import { type Arguments, type CType, openForeignLibrary } from './foreign.js'
 
 /** Must equal `ABI` of native/ioctl.c: raised together whenever a signature below changes. */
-const ABI = 2
+const ABI = 3
 
 /** The functions of native/ioctl.c: result and arguments. A `pointer` is a Buffer, alive during the call. */
 const SIGNATURES = {
@@ -40,6 +40,9 @@ const SIGNATURES = {
   nydus_exchange: ['int32', ['pointer', 'pointer']],
   nydus_list_xattrs: ['int64', ['pointer', 'pointer', 'uint64']],
   nydus_get_xattr: ['int64', ['pointer', 'pointer', 'pointer', 'uint64']],
+  nydus_set_xattr: ['int32', ['pointer', 'pointer', 'pointer', 'uint64']],
+  nydus_make_node: ['int32', ['pointer', 'uint32', 'uint32', 'uint32']],
+  nydus_set_times: ['int32', ['pointer', 'int64', 'int64']],
   nydus_mount_id: ['int32', ['pointer', 'pointer']],
   nydus_real_time: ['int32', ['pointer']],
   nydus_notify: ['int32', ['pointer', 'pointer', 'pointer', 'uint32']],
@@ -108,9 +111,15 @@ export function checked(call: string, result: number, detail = ''): number {
  * @throws SYSCALL_FAILED (EINVAL) for text with a NUL, which C would cut there
  */
 export function cString(text: string): Buffer {
-  if (text.includes('\0')) throw syscallFault('string', 22, `${JSON.stringify(text)} contains a NUL`)
+  return cBytes(Buffer.from(text))
+}
+
+/** A C string of the bytes, for names that need not be UTF-8. @throws as `cString` */
+export function cBytes(bytes: Uint8Array): Buffer {
+  if (bytes.includes(0))
+    throw syscallFault('string', 22, `${JSON.stringify(Buffer.from(bytes).toString())} contains a NUL`)
   // Of its own memory, not of Node's pool: its address is asked for.
-  const bytes = Buffer.alloc(Buffer.byteLength(text) + 1)
-  bytes.write(text)
-  return bytes
+  const out = Buffer.alloc(bytes.length + 1)
+  out.set(bytes)
+  return out
 }

@@ -1,5 +1,5 @@
 import { hasErrno } from '../common/fault.js'
-import { checked, getLibrary } from './library.js'
+import { cBytes, checked, getLibrary } from './library.js'
 
 /** The kernel's limits of a list of names and of a value. */
 const MAX_BYTES = 65536
@@ -15,12 +15,28 @@ const value = Buffer.alloc(MAX_BYTES)
  */
 export function readXattrs(path: Buffer): Map<string, Uint8Array> {
   const xattrs = new Map<string, Uint8Array>()
-  const file = terminated(path)
+  const file = cBytes(path)
   for (const name of listNames(file)) {
     const found = readValue(file, name)
     if (found) xattrs.set(name, found)
   }
   return xattrs
+}
+
+/**
+ * Sets an extended attribute of a file, not followed where it is a symbolic link.
+ * @param name - the whole name, a byte string
+ * @throws SYSCALL_FAILED: EPERM, EOPNOTSUPP, ENOSPC
+ */
+export function setXattr(path: Buffer, name: string, bytes: Uint8Array): void {
+  // Room for an empty value too: it must have an address.
+  const copy = Buffer.alloc(bytes.length + 1)
+  copy.set(bytes)
+  checked(
+    'lsetxattr',
+    getLibrary().nydus_set_xattr(cBytes(path), cBytes(Buffer.from(name, 'latin1')), copy, bytes.length),
+    `${name} of ${path.toString()}`,
+  )
 }
 
 function listNames(file: Buffer): string[] {
@@ -38,7 +54,7 @@ function listNames(file: Buffer): string[] {
 /** Undefined when it went since it was listed. */
 function readValue(file: Buffer, name: string): Uint8Array | undefined {
   const length = Number(
-    getLibrary().nydus_get_xattr(file, terminated(Buffer.from(name, 'latin1')), value, MAX_BYTES),
+    getLibrary().nydus_get_xattr(file, cBytes(Buffer.from(name, 'latin1')), value, MAX_BYTES),
   )
   try {
     checked('lgetxattr', length, `${name} of ${file.toString('utf8', 0, file.length - 1)}`)
@@ -47,11 +63,4 @@ function readValue(file: Buffer, name: string): Uint8Array | undefined {
     throw err
   }
   return Uint8Array.from(value.subarray(0, length))
-}
-
-/** Of its own memory, not of Node's pool: its address is asked for. */
-function terminated(bytes: Buffer): Buffer {
-  const out = Buffer.alloc(bytes.length + 1)
-  bytes.copy(out)
-  return out
 }
