@@ -1,5 +1,5 @@
-import { fault } from '../common/fault.js'
 import type { RafsImage } from './image-tree.js'
+import { encodeBootstrapV5 } from './v5/writer.js'
 import { type EncodedBootstrap, encodeBootstrap } from './writer.js'
 
 /**
@@ -7,7 +7,5 @@ import { type EncodedBootstrap, encodeBootstrap } from './writer.js'
  * Equal images give equal bytes. @throws IMAGE_TOO_LARGE, IMAGE_INVALID
  */
 export function encodeImage(image: Omit<RafsImage, 'blobs'>): EncodedBootstrap {
-  if (image.version === 5)
-    throw fault('UNIMPLEMENTED', 'images of RAFS v5 are not written yet: build one of version 6')
-  return encodeBootstrap(image.root, image)
+  return image.version === 5 ? encodeBootstrapV5(image.root, image) : encodeBootstrap(image.root, image)
 }

@@ -12,12 +12,14 @@ import {
   CHUNK_OFF,
   CHUNK_RECORD_SIZE,
   COMPAT_RAFS_V6,
+  COMPRESSION_FLAGS,
   DEVICE_OFF,
   DEVICE_SLOT_SIZE,
   DEVICE_TABLE_OFFSET,
   DEVICE_TABLE_SLOT,
   EROFS_MAGIC,
   FLAT_DEVICE_ALIGNMENT,
+  HASH_FLAGS,
   INCOMPAT_RAFS_V6,
   INODE_SLOT_SIZE,
   MAX_BLOBS,
@@ -148,21 +150,14 @@ function writeSuperblock(out: Buffer, layout: ImageLayout, metaOffset: number): 
 }
 
 function rafsFlags(layout: ImageLayout, options: BootstrapOptions): number {
-  const compression = {
-    none: RAFS_FLAGS.compressionNone,
-    lz4_block: RAFS_FLAGS.compressionLz4,
-    gzip: RAFS_FLAGS.compressionGzip,
-    zstd: RAFS_FLAGS.compressionZstd,
-  }[options.compressor]
-  const hash = options.digester === 'blake3' ? RAFS_FLAGS.hashBlake3 : RAFS_FLAGS.hashSha256
   const hasXattr = layout.inodes.some(({ inode }) => (inode.xattrs?.size ?? 0) > 0)
   const digestsInBlobs = layout.blobs.every(
     ({ features }) => (features & BLOB_FEATURES.inlinedChunkDigest) !== 0,
   )
   const encrypted = layout.blobs.some(({ cipher }) => cipher !== undefined)
   return (
-    compression |
-    hash |
+    COMPRESSION_FLAGS[options.compressor] |
+    HASH_FLAGS[options.digester] |
     (options.explicitOwners === false ? 0 : RAFS_FLAGS.explicitUidGid) |
     (digestsInBlobs ? RAFS_FLAGS.inlinedChunkDigest : 0) |
     (encrypted ? RAFS_FLAGS.encryptionAes128Xts : RAFS_FLAGS.encryptionNone) |

@@ -14,16 +14,11 @@ import * as F from './format.js'
 import { writeInodeV5, writeU64 } from './writer-inode.js'
 import { layoutImageV5, type LayoutV5 } from './writer-layout.js'
 
-export type BootstrapOptionsV5 = BootstrapOptions & {
-  /** False when owners mean nothing: a server shows its own then. True where it is left out. */
-  readonly explicitOwners?: boolean
-}
-
 /**
  * A RAFS v5 bootstrap (Nydus on-disk format: RAFS v5) of the tree, with the digest of every inode.
  * Equal trees give equal bytes. @throws IMAGE_TOO_LARGE, IMAGE_INVALID
  */
-export function encodeBootstrapV5(root: DirectoryInode, options: BootstrapOptionsV5): EncodedBootstrap {
+export function encodeBootstrapV5(root: DirectoryInode, options: BootstrapOptions): EncodedBootstrap {
   const layout = layoutImageV5(root)
   const { blobs, names } = layout
   const prefetch = options.prefetch ?? []
@@ -84,7 +79,7 @@ function placeTables(nameCount: number, prefetchCount: number, blobs: readonly I
 function writeSuperblock(
   out: Buffer,
   layout: LayoutV5,
-  options: BootstrapOptionsV5,
+  options: BootstrapOptions,
   tables: TablePlaces,
 ): void {
   const O = F.SB_OFF
@@ -104,7 +99,7 @@ function writeSuperblock(
   writeU64(out, O.extendedBlobTableOffset, tables.extended)
 }
 
-function rafsFlags(layout: LayoutV5, options: BootstrapOptionsV5): number {
+function rafsFlags(layout: LayoutV5, options: BootstrapOptions): number {
   const hasXattr = layout.names.some(({ inode }) => (inode.xattrs?.size ?? 0) > 0)
   return (
     COMPRESSION_FLAGS[options.compressor] |
