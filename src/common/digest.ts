@@ -30,6 +30,11 @@ function asBuffer(bytes: Uint8Array): Buffer {
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
 }
 
+/** `sha256:…` of some bytes, as manifests name them. */
+export function sha256(bytes: Uint8Array): string {
+  return `sha256:${createHash('sha256').update(bytes).digest('hex')}`
+}
+
 const OCI_DIGEST = /^sha256:[0-9a-f]{64}$/
 
 /** True for `sha256:` and 64 lower-case hex digits: the only digests that a blob id can be made of. */

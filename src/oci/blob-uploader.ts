@@ -4,7 +4,7 @@
  * A blob goes up in pieces that are kept until the registry has them: after a broken connection the registry says how
  * far it came, and the rest of the piece follows. Memory is one piece, however large the blob.
  */
-import { createHash, type Hash } from 'node:crypto'
+import { createHash } from 'node:crypto'
 import { fault, isFault, type Fault } from '../common/fault.js'
 import type { HttpResponse } from './http-client.js'
 import type { RegistrySession, SessionRequest } from './registry-session.js'
@@ -26,6 +26,13 @@ export interface BlobUploaderOptions {
   readonly closed: AbortSignal
   /** Bytes of one piece; default 8 MiB, more where the registry asks for more. */
   readonly pieceBytes?: number
+}
+
+/** A note of an upload under way, where another process finds it. */
+export interface UploadSession {
+  read(): Promise<string | undefined>
+  /** Undefined when there is nothing to go on with any more. */
+  write(location: string | undefined): Promise<void>
 }
 
 const DEFAULT_PIECE_BYTES = 8 << 20
@@ -50,7 +57,7 @@ export class BlobUploader {
       // A redirect to a blob store means that there is something to be redirected to.
       if (response.status < 400) return true
       if (response.status === 404) return false
-      throw await statusFault(response, this.#subject(repository))
+      throw await statusFault(response, this.#subject(repository), 'push')
     })
   }
 
@@ -76,7 +83,7 @@ export class BlobUploader {
         await response.discard()
         return false
       }
-      if (response.status !== 201) throw await statusFault(response, this.#subject(repository))
+      if (response.status !== 201) throw await statusFault(response, this.#subject(repository), 'push')
       await response.discard()
       return true
     })
@@ -95,7 +102,7 @@ export class BlobUploader {
     const hash = createHash('sha256')
     let size = 0
     try {
-      for await (const piece of pieces(content, upload.pieceBytes, hash)) {
+      for await (const piece of pieces(content, upload.pieceBytes, bytes => hash.update(bytes))) {
         await this.#patch(upload, piece, size, options)
         size += piece.length
       }
@@ -111,10 +118,57 @@ export class BlobUploader {
     }
   }
 
+  /**
+   * Uploads a blob that is known, from where the upload of an earlier process broke off if its session is noted. A failed
+   * upload keeps its session. The registry compares the digest. @throws DIGEST_MISMATCH, REGISTRY_*
+   */
+  async uploadKnown(
+    repository: string,
+    blob: UploadedBlob,
+    contentFrom: (offset: number) => AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+    session: UploadSession,
+    options: UploadOptions = {},
+  ): Promise<void> {
+    const resumed = await this.#resume(repository, blob, session, options)
+    const upload = resumed?.upload ?? (await this.#begin(repository, options))
+    let at = resumed?.at ?? 0
+    await session.write(upload.location.href)
+    for await (const piece of pieces(contentFrom(at), upload.pieceBytes, () => undefined)) {
+      await this.#patch(upload, piece, at, options)
+      at += piece.length
+      await session.write(upload.location.href)
+    }
+    if (at !== blob.size) throw mismatch(blob, 'not computed', at)
+    // Whether it works or not, nothing is left to go on with.
+    await session.write(undefined)
+    await this.#finish(upload, blob.digest, options)
+  }
+
+  /** The upload that a note tells of, and how far it came; undefined where the registry knows nothing of it. */
+  async #resume(
+    repository: string,
+    { size }: UploadedBlob,
+    session: UploadSession,
+    options: UploadOptions,
+  ): Promise<{ upload: Upload; at: number } | undefined> {
+    const noted = await session.read()
+    if (noted === undefined || !URL.canParse(noted) || new URL(noted).host !== this.#session.host)
+      return undefined
+    const pieceBytes = this.#options.pieceBytes ?? DEFAULT_PIECE_BYTES
+    const upload = { repository, location: new URL(noted), pieceBytes }
+    try {
+      const at = await this.#reached(upload, options)
+      return at <= size ? { upload, at } : undefined
+    } catch (err) {
+      if (isFault(err, 'CANCELLED')) throw err
+      return undefined
+    }
+  }
+
   async #begin(repository: string, options: UploadOptions): Promise<Upload> {
     return this.#retrying(options, async () => {
       const response = await this.#send('POST', `${repository}/blobs/uploads/`, repository, options)
-      if (response.status !== 202) throw await statusFault(response, this.#subject(repository))
+      if (response.status !== 202) throw await statusFault(response, this.#subject(repository), 'push')
       await response.discard()
       const wanted = Number(response.header('oci-chunk-min-length') ?? 0)
       const ours = this.#options.pieceBytes ?? DEFAULT_PIECE_BYTES
@@ -154,7 +208,8 @@ export class BlobUploader {
           throw fault('REGISTRY_UNAVAILABLE', `${this.#subject(upload.repository)}: piece at ${at} refused`)
         }
         if (response.status === 404) throw this.#lost(upload, 'it has forgotten it')
-        if (response.status !== 202) throw await statusFault(response, this.#subject(upload.repository))
+        if (response.status !== 202)
+          throw await statusFault(response, this.#subject(upload.repository), 'push')
         await response.discard()
         upload.location = this.#location(response, upload.repository)
         at = end
@@ -170,7 +225,7 @@ export class BlobUploader {
     const response = await this.#send('GET', upload.location, upload.repository, options)
     if (response.status === 404) throw this.#lost(upload, 'it has forgotten it')
     if (response.status !== 204 && response.status !== 202)
-      throw await statusFault(response, this.#subject(upload.repository))
+      throw await statusFault(response, this.#subject(upload.repository), 'push')
     await response.discard()
     upload.location = this.#location(response, upload.repository)
     const last = /^(?:bytes=)?0-([0-9]{1,15})$/.exec(response.header('range') ?? '')?.[1]
@@ -189,7 +244,7 @@ export class BlobUploader {
       const headers = { 'content-type': 'application/octet-stream' }
       const response = await this.#send('PUT', url, upload.repository, options, { headers })
       if (response.status !== 201 && response.status !== 204)
-        throw await statusFault(response, this.#subject(upload.repository))
+        throw await statusFault(response, this.#subject(upload.repository), 'push')
       await response.discard()
     })
   }
@@ -255,12 +310,12 @@ interface Upload {
 async function* pieces(
   content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
   size: number,
-  hash: Hash,
+  onBytes: (bytes: Uint8Array) => void,
 ): AsyncGenerator<Uint8Array, void, undefined> {
   const buffer = Buffer.allocUnsafe(size)
   let filled = 0
   for await (const bytes of content) {
-    hash.update(bytes)
+    onBytes(bytes)
     for (let at = 0; at < bytes.length;) {
       const part = bytes.subarray(at, at + size - filled)
       buffer.set(part, filled)

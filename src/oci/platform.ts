@@ -10,7 +10,7 @@ export interface WantedPlatform {
 }
 
 /** Older converters mark the nydus manifest of an index with this `os.features` word (rafs.md 5.1). */
-const NYDUS_FEATURE = 'nydus.remoteimage.v1'
+export const NYDUS_FEATURE = 'nydus.remoteimage.v1'
 
 const ARCHITECTURES: Readonly<Record<string, string>> = {
   x64: 'amd64',

@@ -6,7 +6,7 @@ import { createHash } from 'node:crypto'
 import { fault } from '../common/fault.js'
 import { isOciDigest } from '../common/digest.js'
 import { BlobFetcher, type FetchOptions, type RedirectOverrides } from './blob-fetcher.js'
-import { BlobUploader, type UploadedBlob, type UploadOptions } from './blob-uploader.js'
+import { BlobUploader, type UploadedBlob, type UploadOptions, type UploadSession } from './blob-uploader.js'
 import type { HttpResponse, Lane } from './http-client.js'
 import { type Descriptor, type Index, type Manifest, MAX_INDEX_BYTES, parseManifest } from './manifest.js'
 import { ACCEPT_MANIFESTS, bareMediaType } from './media-types.js'
@@ -194,6 +194,20 @@ export class RegistryClient {
     return this.#uploads.upload(repository, content, options)
   }
 
+  /**
+   * Uploads a blob whose digest is known, going on where an earlier process left it. @throws REGISTRY_*
+   * @param contentFrom - the blob's bytes from an offset on
+   */
+  uploadKnownBlob(
+    repository: string,
+    blob: UploadedBlob,
+    contentFrom: (offset: number) => AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+    session: UploadSession,
+    options: UploadOptions = {},
+  ): Promise<void> {
+    return this.#uploads.uploadKnown(repository, blob, contentFrom, session, options)
+  }
+
   /** Stores a manifest or index under a tag or its own digest; its blobs must be there before. Gives its digest. */
   async putManifest(
     repository: string,
@@ -214,7 +228,7 @@ export class RegistryClient {
         subject,
         signal: options.signal,
       })
-      if (response.status !== 201) throw await statusFault(response, subject)
+      if (response.status !== 201) throw await statusFault(response, subject, 'push')
       await response.discard()
       const told = response.header('docker-content-digest')
       if (told !== undefined && isOciDigest(told) && told !== digest) throw mismatch(subject, digest, told)

@@ -12,7 +12,11 @@ const TRANSIENT = new Set([408, 425, 429])
  * The fault for an answer that is not what was asked for; reads the answer's body away. `subject` is what was asked
  * about, in words: `blob sha256:… of app on registry.example`.
  */
-export async function statusFault(response: HttpResponse, subject: string): Promise<Fault> {
+export async function statusFault(
+  response: HttpResponse,
+  subject: string,
+  action: 'pull' | 'push' = 'pull',
+): Promise<Fault> {
   const { status } = response
   const retryAfterMs = parseRetryAfter(response.header('retry-after'))
   const said = await errorText(response)
@@ -22,17 +26,26 @@ export async function statusFault(response: HttpResponse, subject: string): Prom
     return fault('REGISTRY_UNAUTHORIZED', `${subject}: no valid credentials${said}: ${remedy}`, { context })
   }
   if (status === 403) {
-    const remedy = 'ask for the right to pull it'
+    const remedy = action === 'pull' ? 'ask for the right to pull it' : 'ask for the right to push there'
     return fault('REGISTRY_UNAUTHORIZED', `${subject}: access denied${said}: ${remedy}`, { context })
   }
   if (status === 404 || status === 410) {
     const remedy = 'check the name, or whether it was deleted'
     return fault('REGISTRY_NOT_FOUND', `${subject} does not exist${said}: ${remedy}`, { context })
   }
+  if (status === 413) {
+    const remedy =
+      'raise the limit of the registry or of the proxy before it (nginx: client_max_body_size), or push in smaller ' +
+      'pieces with --push-chunk-size'
+    return fault('REGISTRY_PROTOCOL', `${subject}: a request was too large (413)${said}: ${remedy}`, {
+      context,
+      retryable: false,
+    })
+  }
   if (status === 429)
     return fault('REGISTRY_UNAVAILABLE', `${subject}: too many requests (429)${said}: try later`, { context })
   if (status >= 500 || TRANSIENT.has(status)) {
-    const remedy = 'look into the registry’s log'
+    const remedy = `look into the registry’s log${action === 'push' ? ', then push again' : ''}`
     return fault('REGISTRY_UNAVAILABLE', `${subject}: answered ${status}${said}: ${remedy}`, { context })
   }
   if (status === 416) {

@@ -7,7 +7,9 @@ import { DEFAULT_LIMITS } from '../../image/tar/limits.js'
 /** Options of `nydusify convert`, as commander gives them. */
 export interface ConvertFlags {
   source: string
+  sourceArchive?: string
   target?: string
+  targetArchive?: string
   targetSuffix?: string
   sourceInsecure: boolean
   targetInsecure: boolean
@@ -17,37 +19,35 @@ export interface ConvertFlags {
   fsVersion: string
   workDir: string
   platform?: string
+  allPlatforms: boolean
+  mergePlatform: boolean
+  withReferrer: boolean
+  buildCache?: string
+  buildCacheTag?: string
+  buildCacheVersion: string
+  buildCacheInsecure: boolean
+  buildCacheMaxRecords: number
   oci: boolean
   prefetchDir: string
   prefetchPatterns: boolean
   outputJson?: string
   pushRetryCount: number
   pushRetryDelay: number
+  pushChunkSize: number
   maxLayerSize: number
   maxCompressionRatio: number
 }
 
 /** Upstream's flags whose part comes with a later release, with their aliases; `<value>` marks those that take one. */
 const LATER = [
-  '--source-archive <file>',
-  '--target-archive <file>',
   '--source-backend-type <type>',
   '--source-backend-config <json>',
   '--backend-config <json>',
   '--backend-config-file <file>',
   '--backend-force-push',
-  '--build-cache <ref>',
-  '--build-cache-tag <tag>',
-  '--build-cache-version <version>',
-  '--build-cache-insecure',
-  '--build-cache-max-records <n>',
   '--chunk-dict <dict>',
   '--chunk-dict-insecure',
-  '--merge-platform',
-  '--multi-platform',
-  '--all-platforms',
   '--oci-ref',
-  '--with-referrer',
   '--reverse',
   '--encrypt-recipients <list>',
 ]
@@ -64,6 +64,8 @@ const WITHOUT_EFFECT = {
 export function addConvertOptions(command: Command): Command {
   const options = [
     new Option('--source <ref>', 'image to convert').makeOptionMandatory(),
+    new Option('--source-archive <file>', 'OCI layout or archive that holds the source'),
+    new Option('--target-archive <file>', 'OCI archive to write instead; a directory becomes a layout'),
     new Option('--target <ref>', 'where the converted image goes, with a tag').conflicts('targetSuffix'),
     new Option('--target-suffix <text>', 'the source with this appended to its tag is the target'),
     new Option('--source-insecure', 'accept any certificate of the source, or plain HTTP').default(false),
@@ -75,7 +77,22 @@ export function addConvertOptions(command: Command): Command {
       .default(0x100000, '0x100000'),
     new Option('--fs-version <n>', 'RAFS version').choices(['5', '6']).default('6'),
     new Option('--work-dir <dir>', 'for temporary files').default('./tmp'),
-    new Option('--platform <os/arch>', "of an index; default: linux on this machine's architecture"),
+    new Option(
+      '--platform <list>',
+      "of an index: linux/ARCH, comma-separated; default: linux on this machine's architecture",
+    ).conflicts('allPlatforms'),
+    new Option('--all-platforms', 'all Linux images of an index').default(false),
+    new Option('--multi-platform, --merge-platform', 'an index of the plain and the nydus images').default(
+      false,
+    ),
+    new Option('--with-referrer', 'the source becomes the subject of the manifest').default(false),
+    new Option('--build-cache <ref>', 'image that remembers converted layers').conflicts('buildCacheTag'),
+    new Option('--build-cache-tag <tag>', "the same, as a tag of the target's repository"),
+    new Option('--build-cache-version <version>', 'a cache of another version is ignored').default('v1'),
+    new Option('--build-cache-insecure', 'accept any certificate of the cache, or plain HTTP').default(false),
+    new Option('--build-cache-max-records <n>', 'layers that the cache remembers, 1 to 200')
+      .argParser(parseRecords)
+      .default(200),
     new Option('--oci', 'OCI media types even where the source has docker ones').default(false),
     new Option('--prefetch-dir <path>', 'directory to prefetch').default('/').conflicts('prefetchPatterns'),
     new Option('--prefetch-patterns', 'read paths to prefetch from standard input').default(false),
@@ -84,6 +101,7 @@ export function addConvertOptions(command: Command): Command {
     new Option('--push-retry-delay <duration>', 'first wait between them')
       .argParser(parseDelay)
       .default(5000, '5s'),
+    pushChunkSizeOption(),
     new Option('--backend-type <type>', 'where blobs go')
       .choices(['registry', 'oss', 's3', 'localfs'])
       .default('registry'),
@@ -144,6 +162,19 @@ function comesLater(what: string): Error {
   return fault('UNIMPLEMENTED', `nydusify convert ${what} comes with a later release: leave it out`)
 }
 
+/** How much of a blob one request of an upload carries. */
+export function pushChunkSizeOption(): Option {
+  return new Option('--push-chunk-size <size>', 'bytes of one request of an upload, as 16MB; 0 for 8MB')
+    .argParser(parseSize)
+    .default(0, '0MB')
+}
+
+function parseSize(text: string): number {
+  const [, digits, unit = ''] = /^([0-9]{1,9})(?:([kmg])i?)?b?$/i.exec(text) ?? []
+  if (digits === undefined) throw new InvalidArgumentError('It must be a size like 16MB.')
+  return Number(digits) * 1024 ** ' kmg'.indexOf(unit === '' ? ' ' : unit.toLowerCase())
+}
+
 function parseChunkSize(text: string): number {
   const size = /^(?:0x[0-9a-f]+|[0-9]+)$/i.test(text) ? Number(text) : 0
   if (size < MIN_CHUNK_SIZE || size > MAX_CHUNK_SIZE || !Number.isInteger(Math.log2(size)))
@@ -154,6 +185,12 @@ function parseChunkSize(text: string): number {
 function parseCount(text: string): number {
   if (!/^[0-9]{1,15}$/.test(text)) throw new InvalidArgumentError('It must be a whole number.')
   return Number(text)
+}
+
+function parseRecords(text: string): number {
+  const count = parseCount(text)
+  if (count < 1 || count > 200) throw new InvalidArgumentError('It must be a number from 1 to 200.')
+  return count
 }
 
 function parseDelay(text: string): number {

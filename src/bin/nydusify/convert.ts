@@ -5,11 +5,14 @@ import { asFault, fault } from '../../common/fault.js'
 import { readVersion } from '../../common/version.js'
 import { type ConvertRequest, type ConvertResult, convertImage } from '../../image/convert/convert.js'
 import { ConvertProgress, formatSize } from '../../image/convert/convert-progress.js'
-import { openRegistry } from '../../image/convert/registry-access.js'
+import { BuildCache } from '../../image/convert/build-cache.js'
+import { openRegistryStore, openSource, openTarget } from '../../image/convert/open-store.js'
+import type { LayerOptions } from '../../image/build/build-layer.js'
 import { DEFAULT_LIMITS } from '../../image/tar/limits.js'
-import { type WantedPlatform, hostPlatform } from '../../oci/platform.js'
+import type { ImageSource, ImageStore, ImageTarget } from '../../oci/image-store.js'
 import { type Reference, formatReference, parseReference } from '../../oci/reference.js'
 import { type ConvertFlags, addConvertOptions, checkConvertOptions } from './convert-options.js'
+import { parsePlatforms } from './platforms.js'
 
 /** `nydusify convert`: a plain image becomes a nydus image. */
 export function addConvert(command: Command): Command {
@@ -22,46 +25,95 @@ async function convertMain(flags: ConvertFlags, self: Command): Promise<void> {
   for (const sentence of checkConvertOptions(self)) process.stderr.write(`nydusify: ${sentence}\n`)
   const source = parseReference(flags.source)
   const target = targetReference(source, flags)
-  const platform = flags.platform === undefined ? hostPlatform() : parsePlatform(flags.platform)
+  const platforms = parsePlatforms(flags)
   const prefetch = flags.prefetchPatterns ? lines(await text(process.stdin)) : [flags.prefetchDir]
-  const { plainHttp } = flags
-  const sourceClient = await openRegistry({
-    domain: source.domain,
-    insecure: flags.sourceInsecure,
-    plainHttp,
-  })
-  try {
-    const targetClient = await openRegistry({
-      domain: target.domain,
-      insecure: flags.targetInsecure,
-      plainHttp,
-      retryLimit: flags.pushRetryCount,
-      retryDelayMs: flags.pushRetryDelay,
-    })
-    try {
-      const { fsChunkSize: chunkSize, compressor, maxLayerSize, maxCompressionRatio } = flags
-      const limits = { ...DEFAULT_LIMITS, maxBytes: maxLayerSize, maxRatio: maxCompressionRatio }
-      const request: ConvertRequest = {
-        source,
-        sourceClient,
-        target,
-        targetClient,
-        platform,
-        layer: { chunkSize, compressor, digester: 'blake3', limits },
-        oci: flags.oci,
-        prefetch,
-        workDirectory: flags.workDir,
-        builder: `nydus-ts ${readVersion().version}`,
-        signal: stopSignal(),
-        observer: new ConvertProgress(process.stderr),
-      }
-      await report(await convertImage(request), target, flags.outputJson)
-    } finally {
-      await targetClient.close()
+  const { fsChunkSize: chunkSize, compressor, maxLayerSize, maxCompressionRatio } = flags
+  const limits = { ...DEFAULT_LIMITS, maxBytes: maxLayerSize, maxRatio: maxCompressionRatio }
+  const layer: LayerOptions = { chunkSize, compressor, digester: 'blake3', limits }
+  const signal = stopSignal()
+  const observer = new ConvertProgress(process.stderr)
+  await withStores(flags, source, target, async stores => {
+    const request: ConvertRequest = {
+      source: stores.source,
+      target: stores.target,
+      platforms,
+      mergePlatform: flags.mergePlatform,
+      withReferrer: flags.withReferrer,
+      layer,
+      ...(await openCache(flags, stores, layer, signal)),
+      oci: flags.oci,
+      prefetch,
+      workDirectory: flags.workDir,
+      builder: `nydus-ts ${readVersion().version}`,
+      signal,
+      observer,
     }
-  } finally {
-    await sourceClient.close()
+    await report(await convertImage(request), flags.outputJson)
+  })
+}
+
+interface Stores {
+  readonly source: ImageSource
+  readonly target: ImageTarget
+  readonly cache: ImageStore | undefined
+}
+
+async function withStores(
+  flags: ConvertFlags,
+  source: Reference,
+  target: Reference,
+  run: (stores: Stores) => Promise<void>,
+): Promise<void> {
+  const { plainHttp, sourceArchive, targetArchive, buildCacheTag: tag } = flags
+  const closing: { close(): Promise<void> }[] = []
+  const opened = async <T extends { close(): Promise<void> }>(opening: Promise<T>): Promise<T> => {
+    const store = await opening
+    closing.unshift(store)
+    return store
   }
+  const { pushRetryCount: retryLimit, pushRetryDelay: retryDelayMs, pushChunkSize: pushChunkBytes } = flags
+  const push = { plainHttp, retryLimit, retryDelayMs, pushChunkBytes }
+  const cacheReference = tag === undefined ? optionalReference(flags.buildCache) : { ...target, tag }
+  if (cacheReference && targetArchive !== undefined)
+    throw fault('USAGE', '--build-cache needs a registry as target: leave out --target-archive')
+  try {
+    const { sourceInsecure, targetInsecure, buildCacheInsecure } = flags
+    const access = { reference: source, archive: sourceArchive, insecure: sourceInsecure, plainHttp }
+    await run({
+      source: await opened(openSource(access)),
+      target: await opened(
+        openTarget({ ...push, reference: target, archive: targetArchive, insecure: targetInsecure }),
+      ),
+      cache:
+        cacheReference &&
+        (await opened(
+          openRegistryStore({
+            ...push,
+            reference: cacheReference,
+            insecure: buildCacheInsecure || (tag !== undefined && targetInsecure),
+          }),
+        )),
+    })
+  } finally {
+    for (const store of closing) await store.close()
+  }
+}
+
+async function openCache(
+  flags: ConvertFlags,
+  { cache: store, target }: Stores,
+  layer: LayerOptions,
+  signal: AbortSignal,
+): Promise<{ cache?: BuildCache }> {
+  if (!store) return {}
+  const { buildCacheVersion: version, buildCacheMaxRecords: maxRecords } = flags
+  // A cache goes with a registry as target only.
+  const options = { store, target: target as ImageStore, version, maxRecords, layer }
+  return { cache: await BuildCache.open(options, signal) }
+}
+
+function optionalReference(reference: string | undefined): Reference | undefined {
+  return reference === undefined ? undefined : parseReference(reference)
 }
 
 function targetReference(source: Reference, { target, targetSuffix }: ConvertFlags): Reference {
@@ -78,15 +130,6 @@ function targetReference(source: Reference, { target, targetSuffix }: ConvertFla
   return reference
 }
 
-function parsePlatform(list: string): WantedPlatform {
-  if (list.includes(','))
-    throw fault('UNIMPLEMENTED', 'more than one --platform comes with a later release: name one')
-  const [os = '', architecture = '', variant, ...more] = list.split('/')
-  if (os !== 'linux' || architecture === '' || variant === '' || more.length > 0)
-    throw fault('USAGE', `--platform ${list} is none of linux/ARCH or linux/ARCH/VARIANT`)
-  return { os, architecture, ...(variant === undefined ? {} : { variant }) }
-}
-
 /** The first signal stops the conversion tidily, the second one at once. */
 function stopSignal(): AbortSignal {
   const controller = new AbortController()
@@ -98,10 +141,10 @@ function stopSignal(): AbortSignal {
   return controller.signal
 }
 
-async function report(result: ConvertResult, target: Reference, outputJson?: string): Promise<void> {
+async function report(result: ConvertResult, outputJson?: string): Promise<void> {
   const { sourceSizeBytes, targetSizeBytes, uploadedBytes, elapsedMs, digest } = result
   process.stdout.write(
-    `converted ${formatReference(result.source.reference)} to ${formatReference(target)}@${digest}\n` +
+    `converted ${result.source.name} to ${result.target.name}@${digest}\n` +
       `${formatSize(sourceSizeBytes)} -> ${formatSize(targetSizeBytes)} (${formatSize(uploadedBytes)} uploaded) ` +
       `in ${(elapsedMs / 1000).toFixed(1)} s\n`,
   )

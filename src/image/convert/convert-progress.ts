@@ -1,6 +1,6 @@
-import type { BuiltLayer } from '../build/build-layer.js'
 import type { ConvertObserver } from './convert.js'
-import { formatReference } from '../../oci/reference.js'
+import type { LayerOrigin } from './layer-converter.js'
+import type { MergeableLayer } from './layer-record.js'
 import type { SourceImage } from './source-image.js'
 
 interface Output {
@@ -9,6 +9,14 @@ interface Output {
 }
 
 const REDRAW_MS = 200
+
+/** How a layer that was not built now is told of. */
+const ORIGIN_WORDS: Record<LayerOrigin, string> = {
+  built: '',
+  same: ', converted already',
+  resumed: ', done by the interrupted run',
+  cached: ', from the build cache',
+}
 
 /** Tells a person how a conversion goes on: one moving line a layer on a terminal, one line a layer elsewhere. */
 export class ConvertProgress implements ConvertObserver {
@@ -21,10 +29,11 @@ export class ConvertProgress implements ConvertObserver {
     this.#out = out
   }
 
-  resolved({ reference, manifest, config }: SourceImage): void {
+  resolved({ source, manifest, config, descriptor }: SourceImage): void {
     this.#layers = manifest.layers.length
-    const platform = `${config.os}/${config.architecture}`
-    this.#line(`${formatReference(reference)} (${platform}): ${this.#layers} layers`)
+    const { os, architecture, variant } = descriptor.platform ?? config
+    const platform = [os, architecture, variant].filter(part => part !== undefined).join('/')
+    this.#line(`${source.name} (${platform}): ${this.#layers} layers`)
   }
 
   layerRead(index: number, doneBytes: number, sizeBytes: number): void {
@@ -36,12 +45,19 @@ export class ConvertProgress implements ConvertObserver {
     this.#out.write(`\r\x1b[K${this.#label(index)} ${percent}% of ${formatSize(sizeBytes)}`)
   }
 
-  layerBuilt(index: number, { digestHex, sizeBytes, blob, droppedXattrs }: BuiltLayer): void {
+  layerDone(index: number, layer: MergeableLayer, origin: LayerOrigin): void {
+    const { digestHex, sizeBytes, blob, droppedXattrs } = layer
     const chunks = blob ? `${blob.chunkCount} chunks` : 'no data'
     const dropped =
       droppedXattrs > 0 ? `; ${droppedXattrs} extended attributes of unknown namespaces left out` : ''
     const id = digestHex.slice(0, 12)
-    this.#line(`${this.#label(index)} ${id} ${formatSize(sizeBytes)}, ${chunks}${dropped}`)
+    this.#line(
+      `${this.#label(index)} ${id} ${formatSize(sizeBytes)}, ${chunks}${ORIGIN_WORDS[origin]}${dropped}`,
+    )
+  }
+
+  kept(directory: string): void {
+    this.#line(`what is done is kept in ${directory}: the same command goes on from there`)
   }
 
   #label(index: number): string {

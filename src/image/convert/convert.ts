@@ -1,28 +1,37 @@
-import { createReadStream } from 'node:fs'
-import { mkdir, mkdtemp, rm, rmdir } from 'node:fs/promises'
-import path from 'node:path'
-import { asFault, fault } from '../../common/fault.js'
+import { sha256 } from '../../common/digest.js'
+import { fault, isFault } from '../../common/fault.js'
 import { encodeBootstrap } from '../../erofs/writer.js'
+import { type ImageSource, type ImageTarget, ensureBlob } from '../../oci/image-store.js'
 import type { Descriptor } from '../../oci/manifest.js'
-import type { WantedPlatform } from '../../oci/platform.js'
-import { type Reference, formatReference } from '../../oci/reference.js'
-import type { RegistryClient } from '../../oci/registry-client.js'
-import { packBootstrapLayer, sha256 } from './bootstrap-layer.js'
-import { type BuiltLayer, type LayerOptions, buildLayer } from '../build/build-layer.js'
-import { CompressPool } from '../build/compress-pool.js'
+import type { LayerOptions } from '../build/build-layer.js'
 import { mergeLayers } from '../build/merge.js'
-import { encodeNydusConfig, encodeNydusManifest, targetMediaTypes } from './nydus-documents.js'
 import { findPrefetched } from '../build/prefetch.js'
-import { type SourceImage, fetchSourceImage } from './source-image.js'
+import { BOOTSTRAP_FILE, metaFileName, packBootstrapLayer } from './bootstrap-layer.js'
+import type { BuildCache } from './build-cache.js'
+import { LayerConverter, type LayerOrigin } from './layer-converter.js'
+import type { MergeableLayer } from './layer-record.js'
+import {
+  type IndexEntry,
+  encodeIndex,
+  encodeNydusConfig,
+  encodeNydusManifest,
+  indexMediaType,
+  targetMediaTypes,
+} from './nydus-documents.js'
+import { type Platforms, type SourceImage, fetchSourceImages } from './source-image.js'
+import { WorkDirectory } from './work-directory.js'
 
 export interface ConvertRequest {
-  readonly source: Reference
-  readonly sourceClient: RegistryClient
-  /** With a tag. */
-  readonly target: Reference
-  readonly targetClient: RegistryClient
-  readonly platform: WantedPlatform
+  readonly source: ImageSource
+  readonly target: ImageTarget
+  /** Of an index. */
+  readonly platforms: Platforms
+  /** The target becomes an index that holds the plain images beside the nydus ones. */
+  readonly mergePlatform: boolean
+  /** The nydus manifest names the plain one as its subject, so that registries list it as a referrer. */
+  readonly withReferrer: boolean
   readonly layer: LayerOptions
+  readonly cache?: BuildCache
   /** OCI media types even where the source has docker's. */
   readonly oci: boolean
   /** Paths for the image's prefetch table; `/` is everything. */
@@ -37,15 +46,19 @@ export interface ConvertRequest {
 
 /** Hears how a conversion goes on. Layers count from 0. */
 export interface ConvertObserver {
+  /** The next image begins. */
   resolved(image: SourceImage): void
   /** `doneBytes` of the layer's `sizeBytes` have been read. */
   layerRead(index: number, doneBytes: number, sizeBytes: number): void
-  layerBuilt(index: number, built: BuiltLayer): void
+  layerDone(index: number, layer: MergeableLayer, origin: LayerOrigin): void
+  /** It failed, but the next run of the same conversion finds here what is done. */
+  kept(directory: string): void
 }
 
 export interface ConvertResult {
-  readonly source: SourceImage
-  /** Of the new manifest. */
+  readonly source: ImageSource
+  readonly target: ImageTarget
+  /** Of the new manifest or index. */
   readonly digest: string
   /** Stored bytes of all layers and configs. */
   readonly sourceSizeBytes: number
@@ -59,185 +72,171 @@ export interface ConvertResult {
 const MAX_LAYERS = 500
 
 /**
- * Converts a plain image of a registry to a RAFS v6 image in a registry. Nothing names the new image before everything
- * it needs is there: the manifest comes last.
- * @throws faults of the registries, TAR_*, IMAGE_TOO_LARGE, MANIFEST_*, CANCELLED
+ * Converts plain images to RAFS images. Nothing names a new image before everything it needs is there: the manifest comes
+ * last. What an interrupted run of the same conversion left in the work directory is not done again.
+ * @throws faults of the stores, TAR_*, IMAGE_TOO_LARGE, MANIFEST_*, CANCELLED
  */
 export async function convertImage(request: ConvertRequest): Promise<ConvertResult> {
   const startedMs = performance.now()
-  const { observer } = request
-  const source = await fetchSourceImage(
-    request.sourceClient,
-    request.source,
-    request.platform,
-    request.signal,
-  )
-  const { layers } = source.manifest
-  if (layers.length > MAX_LAYERS)
-    throw fault(
-      'IMAGE_TOO_LARGE',
-      `the image has ${layers.length} layers: squash it to ${MAX_LAYERS} or less`,
-    )
-  observer.resolved(source)
-  const done = await inWorkDirectory(request.workDirectory, directory =>
-    new Conversion(request, source, directory).run(),
-  )
-  return {
-    source,
-    ...done,
-    sourceSizeBytes: totalSize([...layers, source.manifest.config]),
-    elapsedMs: performance.now() - startedMs,
+  const { source, target, layer, signal, observer } = request
+  const images = await fetchSourceImages(source, request.platforms, signal)
+  for (const { manifest } of images) checkLayerCount(manifest.layers.length)
+  const { limits: _, ...options } = layer
+  const subject = { source: source.name, target: target.name, options, builder: request.builder }
+  const directory = await WorkDirectory.open(request.workDirectory, subject)
+  const converter = new LayerConverter({ target, layer, directory, cache: request.cache, signal })
+  let failure: unknown
+  try {
+    const done = await new Conversion(request, converter).run(images)
+    return {
+      source,
+      target,
+      ...done,
+      uploadedBytes: done.uploadedBytes + converter.uploadedBytes,
+      elapsedMs: performance.now() - startedMs,
+    }
+  } catch (err) {
+    // Whatever failed because of the stop, the reason is the stop.
+    failure = signal.aborted ? signal.reason : err
+    throw failure
+  } finally {
+    await converter.close(failure)
+    if (isFault(failure) && (failure.kind === 'unavailable' || failure.kind === 'unauthorized'))
+      observer.kept(await directory.keep())
+    else await directory.close()
   }
 }
 
-/** One conversion under way. Layers are built one after the other, while the one before is uploaded. */
 class Conversion {
   readonly #request: ConvertRequest
-  readonly #source: SourceImage
-  readonly #directory: string
-  readonly #pool = new CompressPool()
-  readonly #stop = new AbortController()
+  readonly #converter: LayerConverter
   readonly #signal: AbortSignal
   #uploadedBytes = 0
 
-  constructor(request: ConvertRequest, source: SourceImage, directory: string) {
+  constructor(request: ConvertRequest, converter: LayerConverter) {
     this.#request = request
-    this.#source = source
-    this.#directory = directory
-    this.#signal = AbortSignal.any([request.signal, this.#stop.signal])
+    this.#converter = converter
+    this.#signal = converter.signal
   }
 
-  async run(): Promise<Pick<ConvertResult, 'digest' | 'targetSizeBytes' | 'uploadedBytes'>> {
-    try {
-      const layers = await this.#buildLayers()
-      return await this.#publish(layers)
-    } catch (err) {
-      // Whatever failed because of the stop, the reason is the stop.
-      throw this.#request.signal.aborted ? this.#request.signal.reason : err
-    } finally {
-      await this.#pool.close()
+  async run(
+    images: readonly SourceImage[],
+  ): Promise<Pick<ConvertResult, 'digest' | 'sourceSizeBytes' | 'targetSizeBytes' | 'uploadedBytes'>> {
+    const { mergePlatform, oci, cache, target } = this.#request
+    const isIndex = mergePlatform || images.length > 1
+    const converted: { readonly entry: IndexEntry; readonly sizeBytes: number }[] = []
+    for (const image of images) converted.push(await this.#convert(image, !isIndex))
+    let digest = converted[0]?.entry.digest ?? ''
+    if (isIndex) {
+      const plain = mergePlatform ? await this.#copyPlain(images) : []
+      const entries = [...plain, ...converted.map(({ entry }) => entry)]
+      const mediaType = indexMediaType(entries, oci)
+      const bytes = encodeIndex(mediaType, entries)
+      digest = (await target.putManifest(mediaType, bytes, { signal: this.#signal, named: true })).digest
+    }
+    await cache?.publish({ signal: this.#signal })
+    await target.commit()
+    return {
+      digest,
+      sourceSizeBytes: totalSize(images.flatMap(({ manifest }) => [...manifest.layers, manifest.config])),
+      targetSizeBytes: converted.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
+      uploadedBytes: this.#uploadedBytes,
     }
   }
 
-  async #buildLayers(): Promise<BuiltLayer[]> {
-    const built: BuiltLayer[] = []
-    /** By source digest and by own digest: an image may hold a layer twice, and two blobs of one id must be one. */
-    const known = new Map<string, BuiltLayer>()
-    let upload = Promise.resolve()
-    try {
-      for (const [index, descriptor] of this.#source.manifest.layers.entries()) {
-        let layer = known.get(descriptor.digest)
-        if (!layer) {
-          const fresh = await this.#build(index, descriptor)
-          layer = known.get(fresh.digestHex) ?? fresh
-          known.set(descriptor.digest, layer).set(layer.digestHex, layer)
-          await upload
-          upload = this.#uploadLayer(fresh)
-          // It is awaited before the next one; until then a failure is nobody's.
-          upload.catch(() => undefined)
-        }
-        built.push(layer)
-        this.#request.observer.layerBuilt(index, layer)
+  async #convert(image: SourceImage, named: boolean): Promise<{ entry: IndexEntry; sizeBytes: number }> {
+    const { observer, cache } = this.#request
+    observer.resolved(image)
+    const layers: MergeableLayer[] = []
+    for (const [index, descriptor] of image.manifest.layers.entries()) {
+      const onRead = (bytes: number): void => {
+        observer.layerRead(index, bytes, descriptor.size)
       }
-      await upload
-    } catch (err) {
-      this.#stop.abort(err)
-      await upload.catch(() => undefined)
-      throw err
+      const { layer, origin } = await this.#converter.convert(image.source, descriptor, index, onRead)
+      await cache?.add(image, index, layer)
+      layers.push(layer)
+      observer.layerDone(index, layer, origin)
     }
-    return built
-  }
-
-  async #build(index: number, { digest, size }: Descriptor): Promise<BuiltLayer> {
-    const { sourceClient, source, observer, layer } = this.#request
-    const stream = sourceClient.streamBlob(source.repository, { digest, size }, { signal: this.#signal })
-    async function* observed(): AsyncGenerator<Uint8Array> {
-      let doneBytes = 0
-      for await (const piece of stream) {
-        yield piece
-        doneBytes += piece.length
-        observer.layerRead(index, doneBytes, size)
-      }
-    }
-    try {
-      return await buildLayer(observed(), path.join(this.#directory, `layer-${index}`), layer, this.#pool)
-    } catch (err) {
-      const failure = asFault(err)
-      throw fault(failure.code, `layer ${index + 1} (${digest.slice(0, 19)}…): ${failure.message}`, {
-        cause: failure,
-        context: { ...failure.context, layer: digest },
-        retryable: failure.retryable,
-      })
-    }
-  }
-
-  async #uploadLayer(layer: BuiltLayer): Promise<void> {
-    const content = (): AsyncIterable<Uint8Array> => createReadStream(layer.path, { highWaterMark: 1 << 20 })
-    await this.#upload(`sha256:${layer.digestHex}`, layer.sizeBytes, content)
-    await rm(layer.path)
-  }
-
-  /** Sends a blob unless the target holds it. */
-  async #upload(
-    digest: string,
-    size: number,
-    content: () => AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
-  ): Promise<void> {
-    const { targetClient, target } = this.#request
-    const options = { signal: this.#signal }
-    if (await targetClient.hasBlob(target.repository, digest, options)) return
-    await targetClient.uploadBlob(target.repository, content(), { ...options, expected: { digest, size } })
-    this.#uploadedBytes += size
+    await this.#converter.settle()
+    return this.#publish(image, layers, named)
   }
 
   async #publish(
-    built: readonly BuiltLayer[],
-  ): Promise<Pick<ConvertResult, 'digest' | 'targetSizeBytes' | 'uploadedBytes'>> {
-    const { target, targetClient, layer, oci, builder, source } = this.#request
+    image: SourceImage,
+    built: readonly MergeableLayer[],
+    named: boolean,
+  ): Promise<{ entry: IndexEntry; sizeBytes: number }> {
+    const { target, layer, oci, builder, withReferrer, mergePlatform } = this.#request
     const root = mergeLayers(built.map(one => one.root))
     const prefetch = findPrefetched(root, this.#request.prefetch)
-    const bootstrap = await packBootstrapLayer(
-      encodeBootstrap(root, { ...layer, prefetch }).bytes,
-      new Map(built.flatMap(one => (one.cacheMeta ? [[one.digestHex, one.cacheMeta]] : []))),
-    )
+    const files = new Map([[BOOTSTRAP_FILE, encodeBootstrap(root, { ...layer, prefetch }).bytes]])
+    for (const { cacheMeta, digestHex } of built) if (cacheMeta) files.set(metaFileName(digestHex), cacheMeta)
+    const bootstrap = await packBootstrapLayer(files)
     const layers = built.map(one => ({ digest: `sha256:${one.digestHex}`, sizeBytes: one.sizeBytes }))
-    const config = encodeNydusConfig(this.#source.config.document, layers, bootstrap.diffId)
-    const mediaTypes = targetMediaTypes(this.#source.manifest, oci)
+    const config = encodeNydusConfig(image.config.document, layers, bootstrap.diffId)
+    const mediaTypes = targetMediaTypes(image.manifest, oci)
     const manifest = encodeNydusManifest({
       mediaTypes,
       config: { digest: sha256(config), sizeBytes: config.length },
       layers,
       bootstrap: { digest: bootstrap.digest, sizeBytes: bootstrap.bytes.length },
-      sourceDigest: this.#source.digest,
-      sourceReference: formatReference(source),
+      fsVersion: '6',
+      source: image.descriptor,
+      sourceReference: image.source.name,
       builder,
+      withReferrer,
     })
-    await this.#upload(bootstrap.digest, bootstrap.bytes.length, () => [bootstrap.bytes])
-    await this.#upload(sha256(config), config.length, () => [config])
-    const tag = target.tag ?? 'latest'
-    const stored = await targetClient.putManifest(target.repository, tag, mediaTypes.manifest, manifest, {
-      signal: this.#signal,
-    })
-    const dataBytes = layers.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0)
+    await this.#put(bootstrap.bytes, bootstrap.digest)
+    await this.#put(config)
+    const options = { signal: this.#signal, named }
+    const { digest, size } = await target.putManifest(mediaTypes.manifest, manifest, options)
+    const { platform } = image.descriptor
+    const { os, architecture, variant } = platform ?? image.config
     return {
-      digest: stored.digest,
-      targetSizeBytes: dataBytes + bootstrap.bytes.length + config.length,
-      uploadedBytes: this.#uploadedBytes,
+      entry: {
+        mediaType: mediaTypes.manifest,
+        digest,
+        size,
+        platform: { os, architecture, ...(variant === undefined ? {} : { variant }) },
+        kind: mergePlatform ? 'nydusTwin' : 'image',
+      },
+      sizeBytes: layers.reduce(
+        (sum, { sizeBytes }) => sum + sizeBytes,
+        bootstrap.bytes.length + config.length,
+      ),
     }
+  }
+
+  async #put(bytes: Buffer, digest = sha256(bytes)): Promise<void> {
+    const { target } = this.#request
+    const blob = { digest, size: bytes.length }
+    const options = { signal: this.#signal }
+    if (await target.hasBlob(blob, options)) return
+    await target.putBlob(blob, () => [bytes], options)
+    this.#uploadedBytes += bytes.length
+  }
+
+  /** Brings the plain images to the target and says how the index lists them. */
+  async #copyPlain(images: readonly SourceImage[]): Promise<IndexEntry[]> {
+    const { target } = this.#request
+    const options = { signal: this.#signal }
+    const entries: IndexEntry[] = []
+    for (const { source, manifest, descriptor, bytes, config } of images) {
+      for (const blob of [...manifest.layers, manifest.config])
+        this.#uploadedBytes += await ensureBlob(target, blob, source, options)
+      const { mediaType } = descriptor
+      const { digest, size } = await target.putManifest(mediaType, bytes, { ...options, named: false })
+      const { os, architecture, variant } = descriptor.platform ?? config
+      const platform = { os, architecture, ...(variant === undefined ? {} : { variant }) }
+      entries.push({ mediaType, digest, size, platform, kind: 'image' })
+    }
+    return entries
   }
 }
 
-/** Runs with a new directory in `parent`, which is removed afterwards, and `parent` too if it was made for this. */
-async function inWorkDirectory<T>(parent: string, run: (directory: string) => Promise<T>): Promise<T> {
-  const made = await mkdir(parent, { recursive: true })
-  const directory = await mkdtemp(path.join(parent, 'nydusify-'))
-  try {
-    return await run(directory)
-  } finally {
-    await rm(directory, { recursive: true, force: true })
-    // Another run may use it meanwhile.
-    if (made !== undefined) await rmdir(parent).catch(() => undefined)
-  }
+function checkLayerCount(count: number): void {
+  if (count <= MAX_LAYERS) return
+  throw fault('IMAGE_TOO_LARGE', `the image has ${count} layers: squash it to ${MAX_LAYERS} or less`)
 }
 
 function totalSize(descriptors: readonly Descriptor[]): number {

@@ -1,5 +1,6 @@
+import { NYDUS_FEATURE } from '../../oci/platform.js'
 import { ANNOTATION } from '../../oci/annotations.js'
-import type { Manifest } from '../../oci/manifest.js'
+import type { Descriptor, Manifest } from '../../oci/manifest.js'
 import { MEDIA_TYPE } from '../../oci/media-types.js'
 
 /** A layer of the image to be. */
@@ -15,11 +16,24 @@ export interface NydusManifestParts {
   /** Lowest first. */
   readonly layers: readonly DataLayer[]
   readonly bootstrap: { readonly digest: string; readonly sizeBytes: number }
-  /** Where the image came from. */
-  readonly sourceDigest: string
+  readonly fsVersion: '5' | '6'
+  /** The manifest that the image came from. */
+  readonly source: Descriptor
   readonly sourceReference: string
   /** Name and version of the converter. */
   readonly builder: string
+  /** The manifest names the source as its subject. */
+  readonly withReferrer: boolean
+}
+
+/** One image of an index. */
+export interface IndexEntry {
+  readonly mediaType: string
+  readonly digest: string
+  readonly size: number
+  readonly platform: { readonly os: string; readonly architecture: string; readonly variant?: string }
+  /** `nydusTwin`: it stands beside the plain image of the same platform. */
+  readonly kind: 'image' | 'nydusTwin'
 }
 
 export interface ImageMediaTypes {
@@ -27,8 +41,6 @@ export interface ImageMediaTypes {
   readonly config: string
   readonly bootstrapLayer: string
 }
-
-const FS_VERSION = '6'
 
 /** Keys that tell where an image was made, and of what. */
 const MANIFEST_ANNOTATION = {
@@ -68,7 +80,8 @@ export function encodeNydusConfig(
 
 /** The manifest of a nydus image (rafs.md 5.1). */
 export function encodeNydusManifest(parts: NydusManifestParts): Buffer {
-  const { mediaTypes, config, layers, bootstrap } = parts
+  const { mediaTypes, config, layers, bootstrap, fsVersion, source, withReferrer } = parts
+  const { mediaType, digest, size } = source
   return encodeJson({
     schemaVersion: 2,
     mediaType: mediaTypes.manifest,
@@ -84,15 +97,41 @@ export function encodeNydusManifest(parts: NydusManifestParts): Buffer {
         mediaType: mediaTypes.bootstrapLayer,
         digest: bootstrap.digest,
         size: bootstrap.sizeBytes,
-        annotations: { [ANNOTATION.nydusBootstrap]: 'true', [ANNOTATION.nydusFsVersion]: FS_VERSION },
+        annotations: { [ANNOTATION.nydusBootstrap]: 'true', [ANNOTATION.nydusFsVersion]: fsVersion },
       },
     ],
+    ...(withReferrer ? { subject: { mediaType, digest, size } } : {}),
     annotations: {
       [MANIFEST_ANNOTATION.builderVersion]: parts.builder,
-      [MANIFEST_ANNOTATION.fsVersion]: FS_VERSION,
-      [MANIFEST_ANNOTATION.sourceDigest]: parts.sourceDigest,
+      [MANIFEST_ANNOTATION.fsVersion]: fsVersion,
+      [MANIFEST_ANNOTATION.sourceDigest]: digest,
       [MANIFEST_ANNOTATION.sourceReference]: parts.sourceReference,
     },
+  })
+}
+
+/** Docker's type where an image has docker's types, for who reads one reads the other. */
+export function indexMediaType(entries: readonly IndexEntry[], oci: boolean): string {
+  const isDocker = entries.some(({ mediaType }) => mediaType === MEDIA_TYPE.dockerManifest)
+  return isDocker && !oci ? MEDIA_TYPE.dockerList : MEDIA_TYPE.ociIndex
+}
+
+/** An index of images; a nydus twin is marked so that only who knows it takes it (rafs.md 5.4). */
+export function encodeIndex(mediaType: string, entries: readonly IndexEntry[]): Buffer {
+  return encodeJson({
+    schemaVersion: 2,
+    mediaType,
+    manifests: entries.map(({ kind, mediaType, digest, size, platform }) =>
+      kind === 'image'
+        ? { mediaType, digest, size, platform }
+        : {
+            mediaType,
+            digest,
+            size,
+            artifactType: MEDIA_TYPE.nydusManifest,
+            platform: { ...platform, 'os.features': [NYDUS_FEATURE] },
+          },
+    ),
   })
 }
 

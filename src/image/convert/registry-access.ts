@@ -11,6 +11,8 @@ export interface RegistryAccess {
   readonly plainHttp: boolean
   readonly retryLimit?: number
   readonly retryDelayMs?: number
+  /** Bytes of one request of an upload; 0 for the client's own measure. */
+  readonly pushChunkBytes?: number
 }
 
 /** A registry may hash a layer of gigabytes before it answers the end of an upload. */
@@ -27,6 +29,7 @@ export async function openRegistry(access: RegistryAccess): Promise<RegistryClie
     ...(access.insecure ? { tls: { skipVerify: true } } : {}),
     ...(access.retryLimit === undefined ? {} : { retryLimit: access.retryLimit }),
     ...(access.retryDelayMs === undefined ? {} : { retry: { baseDelayMs: access.retryDelayMs } }),
+    ...((access.pushChunkBytes ?? 0) > 0 ? { uploadPieceBytes: access.pushChunkBytes } : {}),
   }
   const client = new RegistryClient(options)
   if (!access.insecure || access.plainHttp) return client

@@ -1,7 +1,9 @@
 import { fault } from '../../common/fault.js'
+import { type ImageSource, readBlob } from '../../oci/image-store.js'
 import {
   type Descriptor,
   type ImageConfig,
+  type Index,
   type Manifest,
   MAX_INDEX_BYTES,
   isNydusManifest,
@@ -9,56 +11,100 @@ import {
 } from '../../oci/manifest.js'
 import { layerCompression } from '../../oci/media-types.js'
 import { type WantedPlatform, isNydusEntry, selectManifest } from '../../oci/platform.js'
-import { type Reference, formatReference, manifestSelector } from '../../oci/reference.js'
-import type { RegistryClient } from '../../oci/registry-client.js'
+import type { FetchedManifest } from '../../oci/registry-client.js'
 
 /** A plain image that can be converted. */
 export interface SourceImage {
-  readonly reference: Reference
-  /** `sha256:…` of the manifest that was chosen. */
-  readonly digest: string
+  readonly source: ImageSource
+  /** Of the manifest; with its platform where an index tells it. */
+  readonly descriptor: Descriptor
+  /** The manifest as stored. */
+  readonly bytes: Uint8Array
   readonly manifest: Manifest
   readonly config: ImageConfig
 }
+
+/** Which images of an index are meant. An image that is in no index is meant whatever this says. */
+export type Platforms = readonly WantedPlatform[] | 'all'
 
 /** Layers that only their first publisher may distribute, but which are tar archives like others. */
 const RESTRICTED_LAYER =
   /^application\/vnd\.(?:oci\.image\.layer\.nondistributable\.v1\.tar|docker\.image\.rootfs\.foreign\.diff\.tar)/
 
 /**
- * Resolves a reference to an image of the platform and checks that it is one to convert.
+ * The images of a source for the platforms, each checked to be one to convert. With `all`, images of other systems than
+ * Linux and what is no image (attestations) are passed over.
  * @throws MANIFEST_UNSUPPORTED for a nydus image and for layers that are no archives, MANIFEST_INVALID, REGISTRY_*
  */
-export async function fetchSourceImage(
-  client: RegistryClient,
-  reference: Reference,
-  platform: WantedPlatform,
+export async function fetchSourceImages(
+  source: ImageSource,
+  platforms: Platforms,
+  signal: AbortSignal,
+): Promise<SourceImage[]> {
+  const root = await source.resolve({ signal })
+  if (root.content.kind === 'manifest') return [await checkedImage(source, root, root.descriptor, signal)]
+  const entries = selectEntries(root.content, 'plain', platforms, source.name)
+  const images: SourceImage[] = []
+  for (const entry of entries) {
+    if (isNydusEntry(entry)) throw alreadyNydus(source.name)
+    images.push(await checkedImage(source, await source.fetchManifest(entry, { signal }), entry, signal))
+  }
+  return images
+}
+
+/** The entries of an index for the platforms, each once. @throws REGISTRY_NOT_FOUND */
+export function selectEntries(
+  index: Index,
+  prefer: 'nydus' | 'plain',
+  platforms: Platforms,
+  name: string,
+): Descriptor[] {
+  if (platforms !== 'all')
+    return [...new Set(platforms.map(platform => selectManifest(index, prefer, platform)))]
+  const entries = index.manifests.filter(
+    entry => entry.platform?.os === 'linux' && isNydusEntry(entry) === (prefer === 'nydus'),
+  )
+  if (entries.length > 0) return entries
+  throw fault('REGISTRY_NOT_FOUND', `${name} has no ${prefer} image for Linux: name another image`)
+}
+
+async function checkedImage(
+  source: ImageSource,
+  { content, bytes, descriptor }: FetchedManifest,
+  { platform }: Descriptor,
   signal: AbortSignal,
 ): Promise<SourceImage> {
-  const name = formatReference(reference)
-  const { repository } = reference
-  let fetched = await client.fetchManifest(repository, manifestSelector(reference), { signal })
-  if (fetched.content.kind === 'index') {
-    const entry = selectManifest(fetched.content, 'plain', platform)
-    if (isNydusEntry(entry)) throw alreadyNydus(name)
-    fetched = await client.fetchManifest(repository, entry.digest, { signal })
-  }
-  const { content, descriptor } = fetched
+  const { name } = source
   if (content.kind === 'index')
     throw fault('MANIFEST_UNSUPPORTED', `${name} is an index of indexes: name one of its images by digest`)
   if (isNydusManifest(content)) throw alreadyNydus(name)
   content.layers.forEach((layer, i) => {
     checkLayer(layer, i, name)
   })
-  const bytes = await client.fetchBlob(repository, content.config, MAX_INDEX_BYTES, { signal })
-  const config = parseImageConfig(bytes, `config of ${name}`)
-  if (config.diffIds.length !== content.layers.length) {
-    throw fault(
-      'MANIFEST_INVALID',
-      `${name} has ${content.layers.length} layers, but its config lists ${config.diffIds.length}: push it again`,
-    )
+  const config = await fetchImageConfig(source, content, signal)
+  return {
+    source,
+    descriptor: { ...descriptor, ...(platform ? { platform } : {}) },
+    bytes,
+    manifest: content,
+    config,
   }
-  return { reference, digest: descriptor.digest, manifest: content, config }
+}
+
+/** The config of an image, which must list as many layers as the manifest. @throws MANIFEST_INVALID */
+export async function fetchImageConfig(
+  source: ImageSource,
+  manifest: Manifest,
+  signal: AbortSignal,
+): Promise<ImageConfig> {
+  const bytes = await readBlob(source, manifest.config, MAX_INDEX_BYTES, { signal })
+  const config = parseImageConfig(bytes, `config of ${source.name}`)
+  const [layers, diffIds] = [manifest.layers.length, config.diffIds.length]
+  if (layers === diffIds) return config
+  throw fault(
+    'MANIFEST_INVALID',
+    `${source.name} has ${layers} layers, but its config lists ${diffIds}: push it again`,
+  )
 }
 
 function checkLayer(layer: Descriptor, index: number, name: string): void {

@@ -93,9 +93,9 @@ t.test('command lines that cannot be are told in a sentence', async t => {
     t.notMatch(ended.stderr, /\n\s+at /, 'no stack')
   }
   const fromEnvironment = await nydusify(['convert', '--source', 'a', '--target', 'b'], {
-    env: { MERGE_PLATFORM: 'true', OCI_REF: 'false' },
+    env: { OCI_REF: 'true', MERGE_PLATFORM: 'false' },
   })
-  t.match(fromEnvironment, { code: 10, stderr: /--merge-platform/ })
+  t.match(fromEnvironment, { code: 10, stderr: /--oci-ref/ })
 })
 
 t.test('with a registry', { skip: missingDockerRegistry() }, async t => {
