@@ -17,6 +17,10 @@ export interface TarItem {
   pax?: Record<string, string | Buffer>
   /** Lies about the size of the body. */
   size?: number
+  /** Changes the header before its checksum is taken. */
+  patch?: (header: Buffer) => void
+  /** Blocks between the header and the body. */
+  extension?: Buffer
 }
 
 const BLOCK = 512
@@ -34,7 +38,7 @@ export function tarItem(item: TarItem): Buffer {
     parts.push(header({ name: 'pax', type: 'x' }, records.length), padded(records))
   }
   const body = item.body ?? Buffer.alloc(0)
-  parts.push(header(item, item.size ?? body.length), padded(body))
+  parts.push(header(item, item.size ?? body.length), item.extension ?? Buffer.alloc(0), padded(body))
   return Buffer.concat(parts)
 }
 
@@ -61,7 +65,12 @@ function header(item: TarItem, size: number): Buffer {
   out.write((item.mode ?? 0o644).toString(8).padStart(7, '0'), 100)
   id(out, 108, item.uid ?? 0)
   id(out, 116, item.gid ?? 0)
-  out.write(size.toString(8).padStart(11, '0'), 124)
+  if (size < 2 ** 33) {
+    out.write(size.toString(8).padStart(11, '0'), 124)
+  } else {
+    out.writeUInt8(0x80, 124)
+    out.writeBigUInt64BE(BigInt(size), 128)
+  }
   const mtime = item.mtime ?? 1_600_000_000
   if (mtime < 0) {
     out.fill(0xff, 136, 148)
@@ -76,6 +85,7 @@ function header(item: TarItem, size: number): Buffer {
     out.write(item.device[0], 329)
     out.write(item.device[1], 337)
   }
+  item.patch?.(out)
   out.fill(' ', 148, 156)
   const sum = out.reduce((total, byte) => total + byte, 0)
   out.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148, 'latin1')
@@ -83,7 +93,9 @@ function header(item: TarItem, size: number): Buffer {
 }
 
 function id(out: Buffer, at: number, value: number): void {
-  if (value <= 0o7777777) {
+  if (value < 0) {
+    out.writeBigInt64BE(BigInt(value), at)
+  } else if (value <= 0o7777777) {
     out.write(value.toString(8).padStart(7, '0'), at)
   } else {
     out.writeUInt8(0x80, at)

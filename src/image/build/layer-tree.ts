@@ -1,5 +1,5 @@
 import { fault } from '../../common/fault.js'
-import type { DirectoryInode, ImageInode, RegularInode } from '../../erofs/image-tree.js'
+import type { DirectoryInode, ImageInode, InodeAttributes, RegularInode } from '../../erofs/image-tree.js'
 import { splitXattrName, xattrProblem } from '../../erofs/writer-xattr.js'
 import type { LayerLimits } from '../tar/limits.js'
 import { entryFault, quoteName } from '../tar/tar-names.js'
@@ -21,6 +21,9 @@ export function newDirectory(): DirectoryInode {
     children: new Map(),
   }
 }
+
+/** As many links as Linux follows on a path. */
+const MAX_LINKS = 40
 
 /** The tree of one layer as its archive describes it, entry by entry. Whiteouts stay ordinary files in it. */
 export class LayerTree {
@@ -69,7 +72,7 @@ export class LayerTree {
 
   #inode(
     entry: Exclude<LayerEntry, { type: 'directory' }>,
-    attributes: Attributes,
+    attributes: InodeAttributes,
     chunks: RegularInode['chunks'],
   ): ImageInode {
     switch (entry.type) {
@@ -93,43 +96,84 @@ export class LayerTree {
     const target = entry.target.join('/')
     if (target === entry.path.join('/'))
       throw entryFault('TAR_INVALID', entry.name, 'is a hard link to itself')
-    let inode: ImageInode | undefined = this.root
-    for (const part of entry.target)
-      inode = inode?.type === 'directory' ? inode.children.get(part) : undefined
+    const parent = this.#walk(entry.target.slice(0, -1), false)
+    const name = entry.target.at(-1)
+    const inode =
+      name === undefined ? this.root : typeof parent === 'string' ? undefined : parent.children.get(name)
     if (inode === undefined)
       throw entryFault(
         'TAR_INVALID',
         entry.name,
-        `is a hard link to ${quoteName(target)}, which this layer does not hold before it`,
+        `is a hard link to ${quoteName(target)}, which this layer does not hold before it; container runtimes ` +
+          'refuse it, too: rebuild the layer with the file in it',
       )
     if (inode.type === 'directory')
       throw entryFault('TAR_UNSAFE', entry.name, `is a hard link to the directory ${quoteName(target)}`)
     return inode.type === 'regular' ? inode : { ...inode }
   }
 
+  /** The directory that an entry lies in; it and its parents are made where the layer has not described them yet. */
   #parentOf(entry: TarAttributes): DirectoryInode {
-    let directory = this.root
-    for (const part of entry.path.slice(0, -1)) {
-      const next = directory.children.get(part)
-      if (next === undefined) {
-        this.#countName()
-        const made = newDirectory()
-        directory.children.set(part, made)
-        directory = made
-      } else if (next.type === 'directory') {
-        directory = next
-      } else {
-        throw entryFault('TAR_UNSAFE', entry.name, `lies below ${quoteName(part)}, which is not a directory`)
-      }
-    }
-    return directory
+    const parent = this.#walk(entry.path.slice(0, -1), true)
+    if (typeof parent === 'string') throw entryFault('TAR_UNSAFE', entry.name, `lies below ${parent}`)
+    return parent
   }
 
-  #attributes(entry: TarAttributes): Attributes {
+  /**
+   * The directory of a path, or what on it is none. A symbolic link on the way is followed within the tree, as container
+   * runtimes do, but only to a directory that this layer holds: everything else would be a way out.
+   */
+  #walk(path: readonly string[], make: boolean): DirectoryInode | string {
+    const directories = [this.root]
+    const problem = this.#step(directories, path, make, { left: MAX_LINKS })
+    return problem ?? directories.at(-1) ?? this.root
+  }
+
+  /** Follows `path` from the last of `directories`, which begin at the root; returns what is no directory on it. */
+  #step(
+    directories: DirectoryInode[],
+    path: readonly string[],
+    make: boolean,
+    links: { left: number },
+  ): string | undefined {
+    for (const part of path) {
+      if (part === '' || part === '.') continue
+      if (part === '..') {
+        directories.pop()
+        if (directories.length === 0) return 'the root of the tree'
+        continue
+      }
+      const parent = directories.at(-1) ?? this.root
+      const next = parent.children.get(part) ?? (make ? this.#addDirectory(parent, part) : undefined)
+      if (next?.type === 'directory') {
+        directories.push(next)
+      } else if (next?.type === 'symlink' && links.left-- > 0) {
+        const target = Buffer.from(next.target).toString('latin1')
+        if (target.startsWith('/')) directories.splice(1)
+        if (this.#step(directories, target.split('/'), false, links) !== undefined)
+          return `the symbolic link ${quoteName(part)} to ${quoteName(target)}, which is no directory of this layer`
+      } else {
+        return `${quoteName(part)}, which is not a directory`
+      }
+    }
+    return undefined
+  }
+
+  #addDirectory(parent: DirectoryInode, name: string): DirectoryInode {
+    this.#countName()
+    const made = newDirectory()
+    parent.children.set(name, made)
+    return made
+  }
+
+  #attributes(entry: LayerEntry): InodeAttributes {
     const { mode, uid, gid, mtimeSec, mtimeNsec } = entry
+    if (!entry.xattrs?.size) return { mode, uid, gid, mtimeSec, mtimeNsec }
+    // Linux has them on files and directories only; container runtimes leave others out as well.
+    const mayHaveUserXattrs = entry.type === 'regular' || entry.type === 'directory'
     const xattrs = new Map<string, Uint8Array>()
-    for (const [name, value] of entry.xattrs ?? []) {
-      if (splitXattrName(name)) xattrs.set(name, value)
+    for (const [name, value] of entry.xattrs) {
+      if (splitXattrName(name) && (mayHaveUserXattrs || !name.startsWith('user.'))) xattrs.set(name, value)
       else this.droppedXattrs++
     }
     const problem = xattrProblem(xattrs)
@@ -153,5 +197,3 @@ export class LayerTree {
       )
   }
 }
-
-type Attributes = Omit<TarAttributes, 'path' | 'name'>

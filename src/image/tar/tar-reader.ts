@@ -1,7 +1,10 @@
-import type { Extract } from 'tar-stream'
 import { asFault } from '../../common/fault.js'
+import { ArchiveHeaders, type EntryHeader } from './archive-headers.js'
 import type { ByteStream } from './layer-stream.js'
-import { type RawHeader, createByteExactExtract } from './tar-extract.js'
+import { DEFAULT_LIMITS, type LayerLimits } from './limits.js'
+import { type PaxRecords, parsePaxTime } from './pax-records.js'
+import { expandSparse, expandSparseWithMap } from './sparse.js'
+import { createExtract, feed } from './tar-extract.js'
 import { entryFault, splitPath } from './tar-names.js'
 
 /** One entry of a layer, checked. Names are byte strings. */
@@ -29,40 +32,41 @@ export interface TarAttributes {
 }
 
 const XATTR_KEY = 'SCHILY.xattr.'
-const BLOCK = 512
+const NO_XATTRS: ReadonlyMap<string, Uint8Array> = new Map()
 const MAX_ID = 2 ** 32 - 2
 const MAX_TARGET_BYTES = 4095
 
 /**
- * The entries of a tar archive in order. A body that is not read is skipped.
- * @throws TAR_INVALID, TAR_UNSAFE, TAR_UNSUPPORTED, and whatever the source throws
+ * The entries of a tar archive in order: what container runtimes accept, and some more (see {@link ArchiveHeaders}). A
+ * body that is not read is skipped; the holes of a sparse file come as pieces that `isHole` knows.
+ * @throws TAR_INVALID, TAR_UNSAFE, TAR_UNSUPPORTED, IMAGE_TOO_LARGE, and whatever the source throws
  */
-export async function* readTar(source: ByteStream): AsyncGenerator<TarEntry> {
-  const { extract, takeRecordBytes } = createByteExactExtract()
-  let sourceFailure: unknown
-  let ended = false
-  const feeding = feed(source, extract, () => ended).catch((err: unknown) => {
-    sourceFailure = err
+export async function* readTar(
+  source: ByteStream,
+  limits: Pick<LayerLimits, 'maxBytes'> = DEFAULT_LIMITS,
+): AsyncGenerator<TarEntry> {
+  const headers = new ArchiveHeaders()
+  let failure: unknown
+  const extract = createExtract(headers, err => (failure ??= err))
+  const feeding = feed(source, extract, headers).catch((err: unknown) => {
+    failure ??= err
     extract.destroy(asFault(err))
   })
-  // What the source threw is not the archive's fault.
   const explain = (err: unknown): unknown =>
-    sourceFailure ?? asFault(err, 'TAR_INVALID', 'the layer is not a valid tar archive, or it is cut')
-  let previousEnd = 0
+    failure ?? asFault(err, 'TAR_INVALID', 'the layer is not a valid tar archive')
+  let fileBytes = 0
   try {
-    for await (const entry of extract) {
-      const header = entry.header as unknown as RawHeader
-      const zeroBytes = header.byteOffset - BLOCK - takeRecordBytes() - previousEnd
-      // Two blocks of zeros end an archive; what stands behind them no other reader would see.
-      if (zeroBytes >= 2 * BLOCK) {
-        ended = true
-        break
-      }
-      if (zeroBytes !== 0) throw entryFault('TAR_INVALID', header.name, 'follows a lone block of zeros')
-      const size = header.type === 'directory' ? 0 : header.size
-      previousEnd = header.byteOffset + Math.ceil(size / BLOCK) * BLOCK
-      yield toTarEntry(header, readBody(entry as ByteStream, explain))
-      entry.resume()
+    for await (const data of extract) {
+      const entry = toTarEntry(headers.entry, readData(data as ByteStream, explain))
+      if (entry.type === 'regular') fileBytes += entry.sizeBytes
+      if (fileBytes > limits.maxBytes)
+        throw entryFault(
+          'IMAGE_TOO_LARGE',
+          entry.name,
+          `brings the layer's files to more than ${limits.maxBytes} bytes: raise --max-layer-size if you trust it`,
+        )
+      yield entry
+      data.resume()
     }
   } catch (err) {
     throw explain(err)
@@ -71,108 +75,92 @@ export async function* readTar(source: ByteStream): AsyncGenerator<TarEntry> {
     await feeding
   }
   // Behind the archive's end the source may still say that its digest is wrong.
-  if (ended && sourceFailure !== undefined) throw asFault(sourceFailure)
+  if (failure !== undefined) throw asFault(failure)
 }
 
-/** Gives the source to the extractor, and what stands behind an archive's end to nobody. */
-async function feed(source: ByteStream, extract: Extract, isEnded: () => boolean): Promise<void> {
-  for await (const piece of source) {
-    if (isEnded()) continue
-    if (extract.destroyed) return
-    if (!extract.write(piece)) await drained(extract)
-  }
-  extract.end(null)
-}
-
-async function* readBody(body: ByteStream, explain: (err: unknown) => unknown): AsyncGenerator<Uint8Array> {
+async function* readData(data: ByteStream, explain: (err: unknown) => unknown): AsyncGenerator<Uint8Array> {
   try {
-    yield* body
+    yield* data
   } catch (err) {
     throw explain(err)
   }
 }
 
-function drained(extract: Extract): Promise<void> {
-  return new Promise(resolve => {
-    const done = (): void => {
-      extract.removeListener('drain', done)
-      extract.removeListener('close', done)
-      resolve()
-    }
-    extract.on('drain', done)
-    extract.on('close', done)
-  })
-}
-
-function toTarEntry(header: RawHeader, body: ByteStream): TarEntry {
-  const { name } = header
-  const pax = header.pax ?? {}
-  if (Object.keys(pax).some(key => key.startsWith('GNU.sparse.')))
-    throw entryFault('TAR_UNSUPPORTED', name, 'is a sparse file: rebuild the layer without --sparse')
-  const path = splitPath(name)
-  const xattrs = xattrsOf(pax)
+function toTarEntry(header: EntryHeader, data: ByteStream): TarEntry {
+  const { name, linkname } = header
+  const mtime = mtimeOf(header)
   const attributes: TarAttributes = {
-    path,
+    path: splitPath(name),
     name,
     mode: integer(header.mode, 'mode', name) & 0o7777,
-    uid: idOf(pax['uid'], header.uid, 'user id', name),
-    gid: idOf(pax['gid'], header.gid, 'group id', name),
-    ...mtimeOf(pax['mtime'], header.mtime, name),
-    ...(xattrs.size > 0 ? { xattrs } : {}),
+    uid: idOf(header.uid, 'user id', name),
+    gid: idOf(header.gid, 'group id', name),
+    mtimeSec: integer(mtime.sec, 'modification time', name),
+    mtimeNsec: mtime.nsec,
+    xattrs: xattrsOf(header.records),
   }
   switch (header.type) {
-    case 'file':
-    case 'contiguous-file':
-      // The oldest archives mark a directory by a trailing slash alone.
-      if (name.endsWith('/')) return { ...attributes, type: 'directory' }
-      return { ...attributes, type: 'regular', sizeBytes: integer(header.size, 'size', name), body }
-    case 'directory':
-      return { ...attributes, type: 'directory' }
-    case 'link':
-      return { ...attributes, type: 'hardlink', target: splitPath(header.linkname ?? '', name) }
-    case 'symlink':
-      return { ...attributes, type: 'symlink', target: symlinkTarget(header.linkname ?? '', name) }
-    case 'character-device':
+    case '0':
+    case '7':
+      return { ...attributes, type: 'regular', ...contentOf(header, data) }
+    case '1':
+      return { ...attributes, type: 'hardlink', target: splitPath(linkname, name) }
+    case '2':
+      return { ...attributes, type: 'symlink', target: symlinkTarget(linkname, name) }
+    case '3':
       return { ...attributes, type: 'charDevice', ...deviceOf(header) }
-    case 'block-device':
+    case '4':
       return { ...attributes, type: 'blockDevice', ...deviceOf(header) }
-    case 'fifo':
+    case '5':
+      return { ...attributes, type: 'directory' }
+    case '6':
       return { ...attributes, type: 'fifo' }
-    case null:
+    default:
       throw entryFault(
         'TAR_UNSUPPORTED',
         name,
-        'has a type that is not supported (old GNU sparse and multi-volume entries are such)',
+        `has the type ${JSON.stringify(header.type)}, which no container runtime reads`,
       )
   }
 }
 
-function xattrsOf(pax: Record<string, string>): Map<string, Uint8Array> {
+function contentOf(header: EntryHeader, data: ByteStream): { sizeBytes: number; body: ByteStream } {
+  const { name, sparse, storedBytes } = header
+  const sizeBytes = integer(header.sizeBytes, 'size', name)
+  if (sizeBytes < 0) throw entryFault('TAR_INVALID', name, 'has a negative size')
+  if (sparse === undefined) return { sizeBytes, body: data }
+  const body =
+    sparse === 'inData'
+      ? expandSparseWithMap(data, storedBytes, sizeBytes, name)
+      : expandSparse(data, sparse, sizeBytes)
+  return { sizeBytes, body }
+}
+
+function xattrsOf(records: PaxRecords): ReadonlyMap<string, Uint8Array> {
+  if (records.size === 0) return NO_XATTRS
   const xattrs = new Map<string, Uint8Array>()
-  for (const [key, value] of Object.entries(pax)) {
+  for (const [key, value] of records) {
     if (key.startsWith(XATTR_KEY)) xattrs.set(key.slice(XATTR_KEY.length), Buffer.from(value, 'latin1'))
   }
   return xattrs
 }
 
-function integer(value: number | undefined, what: string, name: string): number {
-  if (value === undefined || !Number.isSafeInteger(value) || value < 0)
-    throw entryFault('TAR_INVALID', name, `has no valid ${what}`)
+function integer(value: number, what: string, name: string): number {
+  if (!Number.isSafeInteger(value)) throw entryFault('TAR_INVALID', name, `has no valid ${what}`)
   return value
 }
 
-function idOf(pax: string | undefined, header: number | undefined, what: string, name: string): number {
-  const id = integer(pax === undefined ? header : Number(pax), what, name)
-  if (id > MAX_ID)
+/** Negative ids are those of systems whose ids have a sign: -2 is nobody. */
+function idOf(value: number, what: string, name: string): number {
+  const id = integer(value, what, name)
+  if (id > MAX_ID || id === -1 || id < -(2 ** 31))
     throw entryFault('TAR_INVALID', name, `has the ${what} ${id}: 4,294,967,294 is the highest`)
-  return id
+  return id >>> 0
 }
 
-function deviceOf(header: RawHeader): { major: number; minor: number } {
-  const major = integer(header.devmajor, 'device number', header.name)
-  const minor = integer(header.devminor, 'device number', header.name)
-  if (major > 0xfff || minor > 0xfffff)
-    throw entryFault('TAR_INVALID', header.name, `has the impossible device number ${major}:${minor}`)
+function deviceOf({ major, minor, name }: EntryHeader): { major: number; minor: number } {
+  if (!(major >= 0 && major <= 0xfff && minor >= 0 && minor <= 0xfffff))
+    throw entryFault('TAR_INVALID', name, `has the impossible device number ${major}:${minor}`)
   return { major, minor }
 }
 
@@ -186,24 +174,7 @@ function symlinkTarget(target: string, name: string): Uint8Array {
   return Buffer.from(target, 'latin1')
 }
 
-/** PAX times are decimal seconds with a fraction; the header's are whole seconds. */
-function mtimeOf(
-  pax: string | undefined,
-  header: Date | undefined,
-  name: string,
-): { mtimeSec: number; mtimeNsec: number } {
-  if (pax !== undefined) {
-    const match = /^(-?)([0-9]{1,15})(?:\.([0-9]*))?$/.exec(pax)
-    if (!match) throw entryFault('TAR_INVALID', name, 'has no valid modification time')
-    const whole = Number(match[2])
-    const nsec = Number((match[3] ?? '').slice(0, 9).padEnd(9, '0'))
-    if (match[1] !== '-') return { mtimeSec: whole, mtimeNsec: nsec }
-    return nsec === 0
-      ? { mtimeSec: 0 - whole, mtimeNsec: 0 }
-      : { mtimeSec: -whole - 1, mtimeNsec: 1_000_000_000 - nsec }
-  }
-  const seconds = (header?.getTime() ?? 0) / 1000
-  if (!Number.isSafeInteger(seconds)) throw entryFault('TAR_INVALID', name, 'has no valid modification time')
-  // A negative time in a header is a two's complement, whose 1 tar-stream forgets to add. (So -1 reads as 0.)
-  return { mtimeSec: seconds < 0 ? seconds - 1 : seconds, mtimeNsec: 0 }
+function mtimeOf(header: EntryHeader): { sec: number; nsec: number } {
+  const record = header.records.get('mtime')
+  return record ? parsePaxTime(record) : { sec: header.mtimeSec, nsec: 0 }
 }

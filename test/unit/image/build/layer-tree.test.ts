@@ -26,6 +26,7 @@ function list(directory: DirectoryInode, prefix = ''): string[] {
 }
 
 const dir = (name: string, uid = 0): TarItem => ({ name, type: '5', uid })
+const symlink = (name: string, linkname: string): TarItem => ({ name, type: '2', linkname })
 const file = (name: string, uid = 0): TarItem => ({ name, uid })
 
 t.test('parents are made, later entries replace earlier ones', async t => {
@@ -64,6 +65,33 @@ t.test('hard links share the inode of a regular file and copy others', async t =
   t.not(children.get('sl'), children.get('s'))
 })
 
+t.test('symbolic links on the way to an entry are followed within the layer', async t => {
+  const tree = await root(
+    dir('usr/lib', 1),
+    symlink('lib', 'usr/lib'),
+    symlink('usr/abs', '/usr/./lib/'),
+    symlink('usr/lib/up', '../../lib'),
+    file('lib/a', 2),
+    file('usr/abs/b', 3),
+    file('lib/up/new/c', 4),
+    { name: 'hard', type: '1', linkname: 'lib/a' },
+    { name: 'lib', type: '2', linkname: 'elsewhere' },
+  )
+  t.same(list(tree), [
+    'hard r2',
+    'lib s0',
+    'usr d0',
+    'usr/abs s0',
+    'usr/lib d1',
+    'usr/lib/a r2',
+    'usr/lib/b r3',
+    'usr/lib/new d0',
+    'usr/lib/new/c r4',
+    'usr/lib/up s0',
+  ])
+  t.match(tree.children.get('lib'), { target: Buffer.from('elsewhere') }, 'the link itself is not followed')
+})
+
 t.test('links and names that cannot be are refused by name', async t => {
   const link = (linkname: string): TarItem => ({ name: 'evil', type: '1', linkname })
   const cases: [string, RegExp, TarItem[]][] = [
@@ -79,6 +107,11 @@ t.test('links and names that cannot be are refused by name', async t => {
       [{ name: 'out', type: '2', linkname: '/etc' }, file('out/passwd')],
     ],
     ['TAR_UNSAFE', /"f\/x".*"f"/, [file('f'), file('f/x')]],
+    ['TAR_UNSAFE', /"up\/x".*"up" to "\.\.\/\.\."/, [dir('d'), symlink('up', '../..'), file('up/x')]],
+    ['TAR_UNSAFE', /"a\/x".*"a" to "b"/, [symlink('a', 'b'), symlink('b', 'a'), file('a/x')]],
+    ['TAR_UNSAFE', /"a\/x".*"a" to "a\/a"/, [symlink('a', 'a/a'), file('a/x')]],
+    ['TAR_UNSAFE', /"a\/x".*"a" to "f"/, [file('f'), symlink('a', 'f'), file('a/x')]],
+    ['TAR_UNSAFE', /"a\/x".*"a" to "later"/, [symlink('a', 'later'), file('a/x'), dir('later')]],
     ['TAR_INVALID', /root/, [file('./.')]],
     ['TAR_UNSUPPORTED', /"x".*65,535/, [{ name: 'x', pax: { 'SCHILY.xattr.user.a': Buffer.alloc(65_536) } }]],
     [
@@ -107,6 +140,10 @@ t.test('attributes that no image can hold are left out and counted', async t => 
   ])
   t.equal(tree.droppedXattrs, 1)
   t.same([...(tree.root.children.get('x')?.xattrs?.keys() ?? [])], ['user.a'])
+  const pax = { 'SCHILY.xattr.user.a': 'v', 'SCHILY.xattr.security.b': '' }
+  const link = await layer([{ ...symlink('s', 'x'), pax }])
+  t.equal(link.droppedXattrs, 1, 'Linux has user attributes on files and directories only')
+  t.same([...(link.root.children.get('s')?.xattrs?.keys() ?? [])], ['security.b'])
 })
 
 t.test('whiteouts, opaque directories and swaps', async t => {

@@ -1,6 +1,6 @@
 import t from 'tap'
 import type { Fault } from '../../../../src/common/fault.js'
-import { parsePaxRecords } from '../../../../src/image/tar/tar-extract.js'
+import { parsePaxRecords } from '../../../../src/image/tar/pax-records.js'
 import { type TarEntry, readTar } from '../../../../src/image/tar/tar-reader.js'
 import {
   type TarItem,
@@ -10,21 +10,7 @@ import {
   tarBytes,
   tarItem,
 } from '../../../helpers/tar-bytes.js'
-
-interface ReadEntry {
-  entry: TarEntry
-  body: Buffer
-}
-
-async function readAll(archive: Uint8Array, pieceSize?: number): Promise<ReadEntry[]> {
-  const entries: ReadEntry[] = []
-  for await (const entry of readTar(pieces(archive, pieceSize))) {
-    const body: Uint8Array[] = []
-    if (entry.type === 'regular') for await (const piece of entry.body) body.push(piece)
-    entries.push({ entry, body: Buffer.concat(body) })
-  }
-  return entries
-}
+import { readAll } from '../../../helpers/read-archive.js'
 
 const read = async (...items: TarItem[]): Promise<TarEntry[]> =>
   (await readAll(tarBytes(items))).map(({ entry }) => entry)
@@ -138,6 +124,118 @@ t.test('times: fractions, negative ones, and those past 2038', async t => {
   )
 })
 
+t.test('headers of every age', async t => {
+  const magic = (text: string) => (header: Buffer) => void header.fill(0, 257).write(text, 257, 'latin1')
+  const long = 'd'.repeat(120)
+  const entries = await read(
+    { name: 'v7/', type: '\0', patch: magic('') },
+    { name: 'v7', type: '\0', body: Buffer.from('old'), patch: magic('') },
+    { name: 'slash/', body: Buffer.from('x') },
+    { name: 'cont', type: '7', body: Buffer.from('y') },
+    { name: 'u', patch: header => void header.write(long, 345) },
+    { name: 's', patch: header => (header.write(long, 345), void header.write('tar\0', 508, 'latin1')) },
+    { name: 'g', patch: header => (magic('ustar  \0')(header), void header.write('00000000001', 345)) },
+    { name: 'b', patch: header => (magic('ustar  \0')(header), void header.write('broken/prefix', 345)) },
+    { name: 'm1', mtime: -1 },
+    { name: 'id', uid: -2, gid: 2 ** 31 },
+    { name: 'empty', patch: header => void header.fill(0, 100, 124) },
+    { name: 'x', pax: { path: '', uid: '', mtime: '' }, uid: 3 },
+  )
+  t.same(
+    entries.map(({ type, path }) => `${type} ${path.join('/')}`),
+    [
+      'directory v7',
+      'regular v7',
+      'regular slash',
+      'regular cont',
+      `regular ${long}/u`,
+      `regular ${long}/s`,
+      'regular g',
+      'regular broken/prefix/b',
+      'regular m1',
+      'regular id',
+      'regular empty',
+      'regular x',
+    ],
+  )
+  t.match(entries[8], { mtimeSec: -1 })
+  t.match(entries[9], { uid: 4294967294, gid: 2147483648 })
+  t.match(entries[10], { mode: 0, uid: 0, gid: 0 })
+  t.match(entries[11], { uid: 3, mtimeSec: 1_600_000_000 }, 'empty records leave the header alone')
+  const signed = tarItem({ name: Buffer.from([0xff, 0xfe]) })
+  const sum = signed
+    .subarray(0, 512)
+    .reduce((total, byte, i) => total + (i >= 148 && i < 156 ? 32 : (byte << 24) >> 24), 0)
+  signed.write(sum.toString(8).padStart(6, '0'), 148)
+  t.equal((await readAll(signed)).length, 1, 'a sum of signed bytes')
+})
+
+t.test('entries without data have none, whatever size they state', async t => {
+  const types = ['1', '2', '3', '4', '5', '6']
+  const sized = types.map(type => ({
+    name: `t${type}`,
+    type,
+    linkname: 'a',
+    size: 700,
+    pax: { size: '900' },
+  }))
+  const entries = await read({ name: 'a' }, ...sized, { name: 'end', body: Buffer.from('end') })
+  t.equal(entries.at(-1)?.name, 'end')
+  t.equal(entries.length, 8)
+})
+
+t.test('the size of a PAX record counts', async t => {
+  const [entry] = await readAll(
+    tarBytes([{ name: 'a', size: 0, pax: { size: '5' }, body: Buffer.from('hello') }, { name: 'b' }]),
+  )
+  t.equal(String(entry?.body), 'hello')
+})
+
+t.test("GNU's long names come before those of PAX, and records go to the next entry only", async t => {
+  const archive = Buffer.concat([
+    gnuLongName('long'),
+    gnuLongName('target', 'K'),
+    tarItem({ name: 'short', type: '2', linkname: 'x', pax: { path: 'pax', linkpath: 'pax' } }),
+    tarItem({ name: 'next' }),
+    tarItem({ name: 'pax', type: 'x', body: paxRecords({ path: 'first', uid: '9' }) }),
+    tarItem({ name: 'pax', type: 'x', body: paxRecords({ path: 'second' }) }),
+    tarItem({ name: 'c', uid: 1 }),
+    tarItem({ name: 'pax', type: 'x', body: paxRecords({ path: 'lost' }) }),
+    tarItem({ name: 'g', type: 'g', body: paxRecords({ path: 'global' }) }),
+    tarItem({ name: 'd' }),
+  ])
+  const entries = (await readAll(archive)).map(({ entry }) => entry)
+  t.match(entries[0], { name: 'long', target: Buffer.from('target') })
+  t.equal(entries[1]?.name, 'next')
+  t.match(entries[2], { name: 'second', uid: 1 }, 'the later of two records stands alone')
+  t.equal(entries[3]?.name, 'd')
+})
+
+t.test('archives without their last blocks, as writers of images leave them', async t => {
+  const body = Buffer.alloc(700, 'x')
+  const whole = tarBytes([
+    { name: 'a', body: Buffer.alloc(600) },
+    { name: 'b', body },
+  ])
+  const dataEnd = whole.length - 1024 - (1024 - 700)
+  for (const end of [
+    whole.length,
+    whole.length - 512,
+    whole.length - 1024,
+    whole.length - 1025,
+    dataEnd + 1,
+    dataEnd,
+  ])
+    for (const pieceSize of [100, 4096]) {
+      const entries = await readAll(whole.subarray(0, end), pieceSize)
+      t.equal(Buffer.compare(entries[1]?.body ?? Buffer.alloc(0), body), 0, `cut at ${end - whole.length}`)
+    }
+  await t.rejects(readAll(whole.subarray(0, dataEnd - 1)), { code: 'TAR_INVALID', message: /"b" is cut/ })
+  await t.rejects(readAll(whole.subarray(0, whole.length - 600)), { code: 'TAR_INVALID', message: /middle/ })
+  t.same(await readAll(Buffer.alloc(0)), [], 'an empty layer')
+  t.same(await readAll(Buffer.alloc(512)), [])
+})
+
 t.test('what stands behind the end of the archive is not read', async t => {
   const hidden = Buffer.concat([tarBytes([{ name: 'seen' }]), tarBytes([{ name: 'hidden' }])])
   t.same(
@@ -145,6 +243,8 @@ t.test('what stands behind the end of the archive is not read', async t => {
     ['seen'],
   )
   t.same(await readAll(Buffer.alloc(1024)), [], 'an empty archive is one')
+  const junk = Buffer.concat([tarBytes([{ name: 'seen' }]), Buffer.alloc(5000, 'junk')])
+  for (const size of [100, 1 << 20]) t.equal((await readAll(junk, size)).length, 1, 'junk behind the end')
   async function* wrongDigest(): AsyncGenerator<Uint8Array> {
     yield* pieces(hidden, 100)
     throw new Error('wrong digest')
@@ -179,8 +279,12 @@ t.test('hostile and damaged archives are refused by name', async t => {
   await refused('TAR_INVALID', /user id/, { name: 'u', pax: { uid: '4294967295' } })
   await refused('TAR_INVALID', /user id/, { name: 'u', pax: { uid: 'root' } })
   await refused('TAR_INVALID', /modification time/, { name: 'm', pax: { mtime: 'now' } })
-  await refused('TAR_UNSUPPORTED', /"sp".*sparse/, { name: 'sp', pax: { 'GNU.sparse.major': '1' } })
-  await refused('TAR_UNSUPPORTED', /"old"/, { name: 'old', type: 'S' })
+  await refused('TAR_UNSUPPORTED', /"multi".*"M"/, { name: 'multi', type: 'M' })
+  await refused('TAR_INVALID', /"big".*cut/, { name: 'big', size: 2 ** 32, body: Buffer.alloc(600) })
+  await refused('TAR_INVALID', /"neg".*size/, { name: 'neg', pax: { size: '-5' } })
+  await refused('TAR_INVALID', /"nan".*size/, { name: 'nan', pax: { size: '1e3' } })
+  await refused('TAR_INVALID', /"rec".*1 MiB/, { name: 'rec', type: 'x', size: 2 ** 20 + 1 })
+  await refused('TAR_INVALID', /user id/, { name: 'u', uid: -1 })
 })
 
 t.test('bytes that are no archive', async t => {
@@ -219,7 +323,13 @@ t.test('a fault of the source comes through, and a reader that stops ends the so
 
 t.test('PAX records are cut by their lengths, not by their newlines', async t => {
   const records = paxRecords({ a: 'x\ny=z', 'SCHILY.xattr.user.k': Buffer.from([0x0a, 0x3d, 0x20]) })
-  t.same({ ...parsePaxRecords(records) }, { a: 'x\ny=z', 'SCHILY.xattr.user.k': '\n= ' })
+  t.same(
+    [...parsePaxRecords(records)],
+    [
+      ['a', 'x\ny=z'],
+      ['SCHILY.xattr.user.k', '\n= '],
+    ],
+  )
   for (const bad of [
     '',
     ' a=b\n',
