@@ -252,6 +252,7 @@ function writeSuperblocks(
 function writeBlobEntry(out: Buffer, blob: Blob, chunkCount: number, o: Resolved): void {
   out.write(blob.id, 1408, 'ascii')
   out.writeUInt32LE(blob.uncompressedSize / 4096, 1408 + 64)
+  out.writeUInt32LE(blob.uncompressedSize / 4096, 1060)
   const at = BLOB_TABLE
   out.write(blob.id, at, 'ascii')
   out.writeUInt32LE(o.chunkSize, at + 68)

@@ -1,53 +1,86 @@
 import type { Command } from 'commander'
-import { FileSource } from '../../common/byte-source.js'
-import { fault } from '../../common/fault.js'
-import type { BlobEntry } from '../../erofs/blob-table.js'
-import { BLOB_FEATURES } from '../../erofs/format.js'
+import type { BlobPlace } from '../../image/read/chunk-reader.js'
+import { BLOB_FEATURES, PLACEHOLDER_BLOB_ID } from '../../erofs/format.js'
 import { bitNames } from '../../erofs/struct-view.js'
-import { checkBootstrap } from '../../image/read/check.js'
-import { logLevelOption } from './options.js'
+import { type CheckedImage, checkBootstrap } from '../../image/read/check.js'
+import { type ExpectedBlob, checkBlob } from '../../image/read/check-blob.js'
+import {
+  type BlobFlags,
+  type BootstrapFlags,
+  OpenBootstrap,
+  addBlobOptions,
+  addBootstrapOptions,
+  bootstrapPath,
+  openBlobs,
+} from './open-image.js'
+import { configOption, logLevelOption } from './options.js'
 import { writeReport } from './report.js'
 
-interface CheckFlags {
-  bootstrap?: string
-  outputJson?: string
+interface CheckFlags extends BootstrapFlags, BlobFlags {
+  readonly outputJson?: string
+  readonly verbose?: true
 }
 
-/** `nydus-image check`: reads all of a bootstrap. */
+/** `nydus-image check`: reads all of a bootstrap, and with the blobs at hand all of these. */
 export function addCheck(command: Command): void {
-  command
+  const checkCommand = command
     .command('check')
-    .description('read the whole of a bootstrap and say whether it is sound')
-    .argument('[bootstrap]', 'the file to check')
-    .option('-B, --bootstrap <file>', 'the same, as older releases had it')
+    .description('read the whole of an image and say whether it is sound')
+  addBlobOptions(addBootstrapOptions(checkCommand))
+    .option('-v, --verbose', 'say what is checked')
     .option('-J, --output-json <file>', 'write what the bootstrap refers to as JSON')
+    .addOption(configOption())
     .addOption(logLevelOption())
     .action(check)
 }
 
-function check(operand: string | undefined, flags: CheckFlags): void {
-  const path = operand ?? flags.bootstrap
-  if (path === undefined || (operand !== undefined && flags.bootstrap !== undefined))
-    throw fault('USAGE', 'nydus-image check takes one bootstrap: nydus-image check BOOTSTRAP')
-  const source = new FileSource(path)
+async function check(operand: string | undefined, flags: CheckFlags): Promise<void> {
+  const bootstrap = OpenBootstrap.open(bootstrapPath('check', operand, flags))
   try {
-    const { blobs, compressor, names, fileBytes, chunks } = checkBootstrap(source)
-    process.stdout.write('RAFS filesystem metadata is valid, referenced data blobs:\n')
-    for (const blob of blobs) process.stdout.write(`${describe(blob)}\n`)
-    process.stdout.write(`${names} names, ${fileBytes} bytes of files in ${chunks} chunks\n`)
-    if (flags.outputJson !== undefined) {
-      const blobIds = blobs.map(({ blobId }) => blobId)
-      writeReport(flags.outputJson, { bootstrap: path, blobIds, version: 6, compressor, pretty: false })
+    const checked = checkBootstrap(bootstrap.source)
+    printImage(checked)
+    const backend = openBlobs('check', flags, checked.blobs.length)
+    if (backend !== undefined) {
+      const place = { open: (id: string) => backend.open(id === PLACEHOLDER_BLOB_ID ? bootstrap.stem : id) }
+      try {
+        for (const blob of checked.blobs) await checkOne(blob, place, flags.verbose ?? false)
+      } finally {
+        await backend.close()
+      }
+      process.stdout.write(`all ${checked.blobs.length} blobs are sound\n`)
     }
+    if (flags.outputJson !== undefined) report(flags.outputJson, bootstrap.path, checked)
   } finally {
-    source.close()
+    bootstrap.close()
   }
 }
 
-function describe(blob: BlobEntry): string {
-  const { index, blobId, compressedSize, uncompressedSize, chunkSize, chunkCount, features } = blob
+function printImage({ blobs, names, fileBytes, chunks, warnings }: CheckedImage): void {
+  process.stdout.write('RAFS filesystem metadata is valid, referenced data blobs:\n')
+  for (const [index, { entry }] of blobs.entries()) process.stdout.write(`${describe(index, entry)}\n`)
+  process.stdout.write(`${names} names, ${fileBytes} bytes of files in ${chunks} chunks\n`)
+  for (const warning of warnings) process.stderr.write(`nydus-image: ${warning}\n`)
+}
+
+function describe(index: number, entry: ExpectedBlob['entry']): string {
+  const { blobId, compressedSize, uncompressedSize, chunkSize, chunkCount, features } = entry
   return (
     `  ${index}: ${blobId}, ${compressedSize} bytes compressed, ${uncompressedSize} uncompressed, ` +
     `chunk size 0x${chunkSize.toString(16)}, ${chunkCount} chunks, features: ${bitNames(features, BLOB_FEATURES)}`
   )
+}
+
+async function checkOne(blob: ExpectedBlob, place: BlobPlace, verbose: boolean): Promise<void> {
+  const { blobId } = blob.entry
+  const { storedBytes, chunks, unknownChunks } = await checkBlob(blob, place.open(blobId))
+  if (!verbose) return
+  const unknown = unknownChunks === 0 ? '' : `, ${unknownChunks} more without a digest`
+  process.stdout.write(
+    `blob ${blobId}: ${storedBytes} bytes, ${chunks - unknownChunks} chunks have their digest${unknown}\n`,
+  )
+}
+
+function report(file: string, bootstrap: string, { blobs, version, compressor }: CheckedImage): void {
+  const blobIds = blobs.map(({ entry }) => entry.blobId)
+  writeReport(file, { bootstrap, blobIds, version, compressor, pretty: false })
 }

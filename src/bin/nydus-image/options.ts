@@ -6,3 +6,8 @@ export function logLevelOption(): Option {
     .choices(['trace', 'debug', 'info', 'warn', 'error'])
     .default('info')
 }
+
+/** Upstream's configuration of blob access, which its options for backends replace here. */
+export function configOption(): Option {
+  return new Option('-C, --config <file>', "accepted for upstream's sake: name a backend instead").hideHelp()
+}

@@ -1,6 +1,5 @@
 /** The data of an image: its chunks, decoded and checked, from wherever its blobs are. */
 import type { BlobReader } from '../../backend/reader.js'
-import { UnitCipher } from '../../common/codec.js'
 import { asFault, fault } from '../../common/fault.js'
 import { type BlobMeta, parseStoredMeta, storedMetaRange } from '../../erofs/blob-meta.js'
 import { type BlobEntry, hasFeature } from '../../erofs/blob-table.js'
@@ -8,6 +7,7 @@ import { TAR_HEADER_SIZE } from '../../erofs/format.js'
 import type { ImageBlob, ImageChunk } from '../../erofs/image-tree.js'
 import { UNKNOWN_DIGEST } from '../../erofs/load-chunks.js'
 import { checkChunk, decodeUnit, storedUnit, type StoredUnit } from '../../erofs/stored-unit.js'
+import { blobEntryOf } from './blob-entry.js'
 import { StoredWindow } from './stored-window.js'
 
 /** Where blobs are: a backend is one. */
@@ -175,30 +175,5 @@ class OpenBlob {
         `${own} by the blob's own metadata: the two are not of one image`,
       { context: { blobId, chunk: index } },
     )
-  }
-}
-
-/** The blob as its table entry would describe it. */
-function blobEntryOf(blob: ImageBlob): BlobEntry {
-  const { id, toc, cipher } = blob
-  return {
-    index: 0,
-    blobId: id,
-    chunkSize: blob.chunkSize,
-    chunkCount: blob.chunkCount,
-    compressor: blob.compressor,
-    digester: blob.digester,
-    features: blob.features,
-    compressedSize: blob.compressedSize,
-    uncompressedSize: blob.uncompressedSize,
-    tocSize: toc?.sizeBytes ?? 0,
-    tocDigest: toc?.digest ?? new Uint8Array(32),
-    ciCompressor: blob.ciCompressor,
-    ciOffset: blob.ciOffset,
-    ciCompressedSize: blob.ciCompressedSize,
-    ciUncompressedSize: blob.ciUncompressedSize,
-    metaDigest: undefined,
-    metaSize: 0,
-    cipher: cipher && new UnitCipher(cipher.key, cipher.iv),
   }
 }
