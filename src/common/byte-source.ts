@@ -34,6 +34,8 @@ export class FileSource implements ByteSource {
   readonly sizeBytes: number
   readonly #fd: number
   readonly #blocks = new Map<number, Uint8Array>()
+  /** The block that was read last: most reads are near the one before. */
+  #last: { index: number; block: Uint8Array } | undefined
 
   /** @throws FILE_MISSING, FILE_UNREADABLE */
   constructor(path: string) {
@@ -59,10 +61,12 @@ export class FileSource implements ByteSource {
 
   close(): void {
     this.#blocks.clear()
+    this.#last = undefined
     closeSync(this.#fd)
   }
 
   #block(index: number): Uint8Array {
+    if (this.#last?.index === index) return this.#last.block
     let block = this.#blocks.get(index)
     if (block) {
       this.#blocks.delete(index)
@@ -75,6 +79,7 @@ export class FileSource implements ByteSource {
       this.#fill(block, index * BLOCK)
     }
     this.#blocks.set(index, block)
+    this.#last = { index, block }
     return block
   }
 

@@ -83,9 +83,9 @@ export interface ImageChunk {
   /** Equal to `uncompressedSize` when the chunk is stored raw; 0 for a member of a batch. */
   compressedSize: number
   /** Where it lies in a batch of small chunks that were compressed together; undefined when it stands alone. */
-  batch?: ChunkPlace
+  batch?: ChunkPlace | undefined
   /** CRC-32C of the uncompressed bytes, where the image carries one; it stands in for the digest then. */
-  readonly crc32?: number
+  readonly crc32?: number | undefined
 }
 
 /** Small chunks compressed as one (rafs.md 2.5). Its bytes start at its members' `compressedOffset`. */

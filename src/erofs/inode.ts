@@ -38,41 +38,56 @@ export interface Inode {
 }
 
 /** File types by the type bits of `st_mode`. */
-export const TYPE_BY_FORMAT: Readonly<Record<number, InodeType>> = {
-  0o010000: 'fifo',
-  0o020000: 'charDevice',
-  0o040000: 'directory',
-  0o060000: 'blockDevice',
-  0o100000: 'regular',
-  0o120000: 'symlink',
-  0o140000: 'socket',
-}
+/** By the upper four bits of the mode. */
+export const TYPE_BY_FORMAT: readonly (InodeType | undefined)[] = [
+  undefined,
+  'fifo',
+  'charDevice',
+  undefined,
+  'directory',
+  undefined,
+  'blockDevice',
+  undefined,
+  'regular',
+  undefined,
+  'symlink',
+  undefined,
+  'socket',
+]
+
+const LAYOUT_BY_FORMAT: readonly (InodeLayout | undefined)[] = [
+  'flatPlain',
+  undefined,
+  'flatInline',
+  undefined,
+  'chunkBased',
+]
 
 /** @throws RAFS_FIELD, RAFS_TRUNCATED */
 export function parseInode(source: ByteSource, sb: Superblock, nid: number): Inode {
   const offset = sb.metaOffset + nid * F.INODE_SLOT_SIZE
   const what = `inode ${nid}`
-  const format = readStruct(source, offset, F.COMPACT_INODE_SIZE, what).u16(0)
+  // Nearly all are extended: those at the end of the file that are not are read again.
+  const whole = fits(source, offset, F.EXTENDED_INODE_SIZE)
+  let view = readStruct(source, offset, whole ? F.EXTENDED_INODE_SIZE : F.COMPACT_INODE_SIZE, what)
+  const format = view.u16(0)
   const extended = (format & F.INODE_EXTENDED) !== 0
-  const headerSize = extended ? F.EXTENDED_INODE_SIZE : F.COMPACT_INODE_SIZE
-  const view = readStruct(source, offset, headerSize, what)
-  const inode: Inode = {
-    nid,
-    offset,
-    headerSize,
-    layout: parseLayout(view, format),
-    ...(extended ? parseExtended(view) : parseCompact(view)),
-  }
+  if (extended && !whole) view = readStruct(source, offset, F.EXTENDED_INODE_SIZE, what)
+  const inode = extended ? parseExtended(view, nid, format) : parseCompact(view, nid, format)
   checkInode(source, view, inode)
   return inode
 }
 
-type Fields = Omit<Inode, 'nid' | 'offset' | 'headerSize' | 'layout'>
-
-function parseCompact(view: StructView): Fields {
+function parseCompact(view: StructView, nid: number, format: number): Inode {
   const O = F.COMPACT_INODE_OFF
+  const mode = view.u16(O.mode)
   return {
-    ...parseMode(view, O.mode),
+    nid,
+    offset: view.at,
+    headerSize: F.COMPACT_INODE_SIZE,
+    layout: parseLayout(view, format),
+    type: parseType(view, O.mode, mode),
+    mode,
     xattrSize: xattrBytes(view.u16(O.xattrCount)),
     nlink: view.u16(O.nlink),
     size: view.u32(O.size),
@@ -85,10 +100,16 @@ function parseCompact(view: StructView): Fields {
   }
 }
 
-function parseExtended(view: StructView): Fields {
+function parseExtended(view: StructView, nid: number, format: number): Inode {
   const O = F.EXTENDED_INODE_OFF
+  const mode = view.u16(O.mode)
   return {
-    ...parseMode(view, O.mode),
+    nid,
+    offset: view.at,
+    headerSize: F.EXTENDED_INODE_SIZE,
+    layout: parseLayout(view, format),
+    type: parseType(view, O.mode, mode),
+    mode,
     xattrSize: xattrBytes(view.u16(O.xattrCount)),
     nlink: view.u32(O.nlink),
     size: view.u64(O.size, 'i_size'),
@@ -105,16 +126,15 @@ function xattrBytes(count: number): number {
   return count === 0 ? 0 : F.XATTR_HEADER_SIZE + (count - 1) * F.XATTR_ENTRY_SIZE
 }
 
-function parseMode(view: StructView, offset: number): Pick<Inode, 'mode' | 'type'> {
-  const mode = view.u16(offset)
-  const type = TYPE_BY_FORMAT[mode & 0o170000]
+function parseType(view: StructView, offset: number, mode: number): InodeType {
+  const type = TYPE_BY_FORMAT[mode >> 12]
   if (type === undefined) throw view.bad(offset, 'i_mode', mode, 'no file type has these bits')
-  return { mode, type }
+  return type
 }
 
 function parseLayout(view: StructView, format: number): InodeLayout {
-  for (const name of ['flatPlain', 'flatInline', 'chunkBased'] as const)
-    if (format >> 1 === F.INODE_LAYOUTS[name]) return name
+  const layout = LAYOUT_BY_FORMAT[format >> 1]
+  if (layout !== undefined) return layout
   throw view.bad(0, 'i_format', format, 'layout 0, 2 or 4 in bits 1 to 3 and nothing above is expected')
 }
 

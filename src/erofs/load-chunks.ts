@@ -1,16 +1,60 @@
 import type { ByteSource } from '../common/byte-source.js'
 import type { BlobPool } from './blob-pool.js'
 import type { BlobEntry } from './blob-table.js'
-import { type FileChunk, readFileChunks } from './chunk-index.js'
+import { type FileChunk, mapFileChunks } from './chunk-index.js'
 import { recordsOf } from './chunk-table.js'
-import { BLOCK_SIZE, CHUNK_FLAGS, CHUNK_INDEX_SIZE, CHUNK_OFF, DIGEST_SIZE } from './format.js'
-import type { ImageBlob, ImageChunk } from './image-tree.js'
+import {
+  BLOCK_SIZE,
+  CHUNK_FLAGS,
+  CHUNK_INDEX_SIZE,
+  CHUNK_OFF,
+  CHUNK_RECORD_SIZE,
+  DIGEST_SIZE,
+} from './format.js'
+import type { ChunkPlace, ImageBlob, ImageChunk } from './image-tree.js'
 import type { Inode } from './inode.js'
 import { badField, type StructView } from './struct-view.js'
 import type { Superblock } from './superblock.js'
 
 /** The digest of a chunk that the chunk table does not know. */
 export const UNKNOWN_DIGEST = '0'.repeat(2 * DIGEST_SIZE)
+const NO_DIGEST = new Uint8Array(DIGEST_SIZE)
+
+/** A chunk of an image with a million of them: its digest stays 32 bytes of the table until somebody asks for it. */
+class LoadedChunk implements ImageChunk {
+  readonly blob: ImageBlob
+  readonly index: number
+  readonly uncompressedOffset: number
+  readonly uncompressedSize: number
+  compressedOffset = 0
+  compressedSize = 0
+  batch: ChunkPlace | undefined = undefined
+  crc32: number | undefined = undefined
+  readonly #digests: Uint8Array
+  readonly #at: number
+
+  /** @param at - where the digest stands in `digests` */
+  constructor(
+    blob: ImageBlob,
+    index: number,
+    uncompressedOffset: number,
+    uncompressedSize: number,
+    digests: Uint8Array,
+    at = 0,
+  ) {
+    this.blob = blob
+    this.index = index
+    this.uncompressedOffset = uncompressedOffset
+    this.uncompressedSize = uncompressedSize
+    this.#digests = digests
+    this.#at = at
+  }
+
+  get digest(): string {
+    const { buffer, byteOffset } = this.#digests
+    return Buffer.from(buffer, byteOffset + this.#at, DIGEST_SIZE).toString('hex')
+  }
+}
 
 /** The chunks of an image, one object for each chunk of a blob, whoever uses it. */
 export class LoadedChunks {
@@ -36,10 +80,16 @@ export class LoadedChunks {
     // Whatever count an entry claims, the file has no room to name more chunks than this.
     const room = Math.floor(source.sizeBytes / CHUNK_INDEX_SIZE)
     this.#chunks = blobs.map(blob => pool.chunksOf(blob, Math.min(blob.chunkCount, room)))
-    for (const { view, base, blobIndex } of recordsOf(source, superblock.chunkTable, entries)) {
+    const { chunkTable } = superblock
+    const digests = new Uint8Array((chunkTable.size / CHUNK_RECORD_SIZE) * DIGEST_SIZE)
+    let at = 0
+    for (const { view, base, blobIndex } of recordsOf(source, chunkTable, entries)) {
       const blob = blobs[blobIndex]
       const own = this.#chunks[blobIndex]
-      if (blob !== undefined && own !== undefined) addRecord(own, view, base, blob)
+      if (blob === undefined || own === undefined) continue
+      for (let i = 0; i < DIGEST_SIZE; i++) digests[at + i] = view.u8(base + CHUNK_OFF.digest + i)
+      addRecord(own, view, base, readRecord(view, base, blob, digests, at))
+      at += DIGEST_SIZE
     }
   }
 
@@ -50,10 +100,9 @@ export class LoadedChunks {
 
   /** The chunks of a regular file in file order. @throws RAFS_FIELD, RAFS_TRUNCATED */
   ofFile(inode: Inode): ImageChunk[] {
-    const chunks: ImageChunk[] = []
-    for (const piece of readFileChunks(this.#source, this.#superblock, this.#entries, inode))
-      chunks.push(this.#chunk(inode, piece))
-    return chunks
+    return mapFileChunks(this.#source, this.#superblock, this.#entries, inode, piece =>
+      this.#chunk(inode, piece),
+    )
   }
 
   #chunk(inode: Inode, { blobIndex, chunkIndex, uncompressedOffset, length }: FileChunk): ImageChunk {
@@ -61,15 +110,7 @@ export class LoadedChunks {
     const own = this.#chunks[blobIndex]
     let chunk = own?.[chunkIndex]
     if (chunk === undefined && own !== undefined && blob !== undefined) {
-      chunk = {
-        blob,
-        index: chunkIndex,
-        digest: UNKNOWN_DIGEST,
-        uncompressedOffset,
-        uncompressedSize: length,
-        compressedOffset: 0,
-        compressedSize: 0,
-      }
+      chunk = new LoadedChunk(blob, chunkIndex, uncompressedOffset, length, NO_DIGEST)
       own[chunkIndex] = chunk
     }
     if (chunk?.uncompressedOffset !== uncompressedOffset || chunk.uncompressedSize !== length)
@@ -90,49 +131,42 @@ function addRecord(
   chunks: (ImageChunk | undefined)[],
   view: StructView,
   base: number,
-  blob: ImageBlob,
+  chunk: LoadedChunk,
 ): void {
-  const index = view.u32(base + CHUNK_OFF.index)
-  const chunk = readRecord(view, base, blob, index)
+  const { index } = chunk
   const known = chunks[index]
   if (known === undefined) chunks[index] = chunk
-  else
-    view.check(
-      known.digest === chunk.digest && known.uncompressedOffset === chunk.uncompressedOffset,
-      base + CHUNK_OFF.index,
-      'index',
-      index,
-      'two records tell this chunk differently',
-    )
+  else if (known.digest !== chunk.digest || known.uncompressedOffset !== chunk.uncompressedOffset)
+    throw view.bad(base + CHUNK_OFF.index, 'index', index, 'two records tell this chunk differently')
 }
 
-function readRecord(view: StructView, base: number, blob: ImageBlob, index: number): ImageChunk {
-  const digest = view.bytes.subarray(base + CHUNK_OFF.digest, base + CHUNK_OFF.digest + DIGEST_SIZE)
-  const uncompressedSize = view.u32(base + CHUNK_OFF.uncompressedSize)
-  view.check(
-    uncompressedSize > 0 && uncompressedSize <= blob.chunkSize,
-    base + CHUNK_OFF.uncompressedSize,
-    'uncompressed_size',
-    uncompressedSize,
-    `1 to ${blob.chunkSize} bytes are expected`,
-  )
-  const uncompressedOffset = view.u64(base + CHUNK_OFF.uncompressedOffset, 'uncompressed_offset')
-  view.check(
-    uncompressedOffset % BLOCK_SIZE === 0 && uncompressedOffset + uncompressedSize <= blob.uncompressedSize,
-    base + CHUNK_OFF.uncompressedOffset,
-    'uncompressed_offset',
-    uncompressedOffset,
-    `a multiple of ${BLOCK_SIZE} in the ${blob.uncompressedSize} bytes of the blob is expected`,
-  )
-  const hasCrc = (view.u32(base + CHUNK_OFF.flags) & CHUNK_FLAGS.hasCrc32) !== 0
-  return {
-    blob,
-    index,
-    digest: Buffer.from(digest.buffer, digest.byteOffset, DIGEST_SIZE).toString('hex'),
-    uncompressedOffset,
-    uncompressedSize,
-    compressedOffset: view.u64(base + CHUNK_OFF.compressedOffset, 'compressed_offset'),
-    compressedSize: view.u32(base + CHUNK_OFF.compressedSize),
-    ...(hasCrc && { crc32: view.u32(base + CHUNK_OFF.crc32) }),
-  }
+function readRecord(
+  view: StructView,
+  base: number,
+  blob: ImageBlob,
+  digests: Uint8Array,
+  at: number,
+): LoadedChunk {
+  const size = view.u32(base + CHUNK_OFF.uncompressedSize)
+  if (size === 0 || size > blob.chunkSize)
+    throw view.bad(
+      base + CHUNK_OFF.uncompressedSize,
+      'uncompressed_size',
+      size,
+      `1 to ${blob.chunkSize} bytes are expected`,
+    )
+  const offset = view.u64(base + CHUNK_OFF.uncompressedOffset, 'uncompressed_offset')
+  if (offset % BLOCK_SIZE !== 0 || offset + size > blob.uncompressedSize)
+    throw view.bad(
+      base + CHUNK_OFF.uncompressedOffset,
+      'uncompressed_offset',
+      offset,
+      `a multiple of ${BLOCK_SIZE} in the ${blob.uncompressedSize} bytes of the blob is expected`,
+    )
+  const chunk = new LoadedChunk(blob, view.u32(base + CHUNK_OFF.index), offset, size, digests, at)
+  chunk.compressedOffset = view.u64(base + CHUNK_OFF.compressedOffset, 'compressed_offset')
+  chunk.compressedSize = view.u32(base + CHUNK_OFF.compressedSize)
+  if ((view.u32(base + CHUNK_OFF.flags) & CHUNK_FLAGS.hasCrc32) !== 0)
+    chunk.crc32 = view.u32(base + CHUNK_OFF.crc32)
+  return chunk
 }

@@ -100,7 +100,7 @@ function parseInodeFlags(view: StructView): number {
 function parseMode(view: StructView, flags: number): Pick<InodeRecord, 'type' | 'mode'> {
   const O = F.INODE_OFF
   const mode = view.u32(O.mode)
-  const type = mode > 0xffff ? undefined : TYPE_BY_FORMAT[mode & 0o170000]
+  const type = mode > 0xffff ? undefined : TYPE_BY_FORMAT[mode >> 12]
   if (type === undefined) throw view.bad(O.mode, 'i_mode', mode, 'no file type has these bits')
   const isLink = (flags & F.INODE_FLAGS.symlink) !== 0
   view.check(isLink === (type === 'symlink'), O.flags, 'i_flags', flags, `the mode says ${type}`)
