@@ -2,12 +2,14 @@
 import { type Command, Option } from 'commander'
 import { addLaterCommands, commandLine } from '../common/command-line.js'
 import { readVersion } from '../common/version.js'
+import { addCheck } from './nydusify/check.js'
+import { addCopy } from './nydusify/copy.js'
 import { normalizeEnvironment } from './nydusify/convert-options.js'
 import { addConvert } from './nydusify/convert.js'
 import { run } from './run.js'
 
 /** Commands of upstream whose part comes with a later release. */
-const LATER = ['check', 'mount', 'view', 'build', 'pack', 'copy', 'chunkdict', 'optimize', 'commit']
+const LATER = ['mount', 'view', 'build', 'pack', 'chunkdict', 'optimize', 'commit']
 
 function program(): Command {
   const command = commandLine('nydusify')
@@ -21,7 +23,9 @@ function program(): Command {
     )
     .option('--log-file <file>', 'accepted; messages go to standard error')
   normalizeEnvironment(process.env, addConvert(command))
-  addLaterCommands(command, LATER, 'nydusify convert')
+  addCheck(command)
+  addCopy(command)
+  addLaterCommands(command, LATER, 'nydusify convert, check and copy')
   return command
 }
 

@@ -151,6 +151,7 @@ export const CODES = {
   IMAGE_INVALID: 'corrupt',
   TARGET_EXISTS: 'already_exists',
   IMAGE_MISMATCH: 'invalid_argument',
+  IMAGE_DIFFERS: 'corrupt',
 
   // containerd client
   CONTAINERD_UNAVAILABLE: 'unavailable',

@@ -24,7 +24,8 @@ export type BlobContent = (offset: number) => AsyncIterable<Uint8Array> | Iterab
 export interface ImageSource {
   /** For messages: `registry.example/app:1`, or `app:1 in /tmp/image.tar`. */
   readonly name: string
-  readonly reference: Reference
+  /** Undefined for a layout that is taken for the only image it holds. */
+  readonly reference: Reference | undefined
   /** The manifest or index that the reference names. @throws REGISTRY_NOT_FOUND, MANIFEST_*, REGISTRY_*, FILE_* */
   resolve(options?: StoreOptions): Promise<FetchedManifest>
   /** A manifest or index by its digest, checked. @throws the same */
@@ -57,7 +58,7 @@ export interface ImageTarget {
 }
 
 /** A store that can be read as well, such as a registry: what it holds may be built upon. */
-export type ImageStore = ImageSource & ImageTarget
+export type ImageStore = ImageSource & ImageTarget & { readonly reference: Reference }
 
 export interface PutBlobOptions extends StoreOptions {
   /** Where an upload that takes several requests is noted, so that another process can go on with it. */

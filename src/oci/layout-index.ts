@@ -21,12 +21,19 @@ export function parseLayoutIndex(bytes: Uint8Array, name: string): Index {
 }
 
 /**
- * The entry that a reference names: by digest, by full name, by tag; or the only one, when that has no name.
+ * The entry that a reference names: by digest, by full name, by tag; or the only one, when that has no name. Without a
+ * reference the only one.
  * @throws REGISTRY_NOT_FOUND listing the names that exist
  */
-export function selectLayoutEntry({ manifests }: Index, reference: Reference, name: string): Descriptor {
-  const { tag, digest } = reference
-  const full = formatReference(reference)
+export function selectLayoutEntry(
+  { manifests }: Index,
+  reference: Reference | undefined,
+  name: string,
+): Descriptor {
+  const [sole, ...more] = manifests
+  if (!reference && sole && more.length === 0) return sole
+  const { tag, digest } = reference ?? {}
+  const full = reference ? formatReference(reference) : 'without a name'
   const find = (fits: (entry: Descriptor) => boolean): Descriptor | undefined => manifests.find(fits)
   const only = manifests.length === 1 && namesOf(manifests[0]).length === 0 ? manifests[0] : undefined
   const entry =

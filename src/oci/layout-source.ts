@@ -27,8 +27,8 @@ const READ_BYTES = 1 << 20
  * Opens a layout directory or an uncompressed archive of one; an archive is read through once, to know what is where.
  * @throws FILE_MISSING, FILE_UNREADABLE, MANIFEST_INVALID for an archive that is none
  */
-export async function openLayoutSource(file: string, reference: Reference): Promise<ImageSource> {
-  const name = `${formatReference(reference)} in ${file}`
+export async function openLayoutSource(file: string, reference?: Reference): Promise<ImageSource> {
+  const name = reference ? `${formatReference(reference)} in ${file}` : file
   try {
     const isDirectory = (await stat(file)).isDirectory()
     const find = isDirectory ? findInDirectory(file) : findInArchive(await scanArchive(file))
@@ -42,11 +42,11 @@ export async function openLayoutSource(file: string, reference: Reference): Prom
 
 class LayoutSource implements ImageSource {
   readonly name: string
-  readonly reference: Reference
+  readonly reference: Reference | undefined
   readonly #find: FindPart
   readonly #open = new Map<string, Promise<FileHandle>>()
 
-  constructor(name: string, reference: Reference, find: FindPart) {
+  constructor(name: string, reference: Reference | undefined, find: FindPart) {
     this.name = name
     this.reference = reference
     this.#find = find

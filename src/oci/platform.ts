@@ -61,6 +61,14 @@ export function selectManifest(
   )
 }
 
+/**
+ * All entries of `index` for a platform: the plain image, and its nydus twin where there is one.
+ * @throws REGISTRY_NOT_FOUND listing the platforms that exist
+ */
+export function selectManifests(index: Index, wanted: WantedPlatform): Descriptor[] {
+  return [...new Set([selectManifest(index, 'plain', wanted), selectManifest(index, 'nydus', wanted)])]
+}
+
 function fits(platform: Platform, wanted: WantedPlatform): boolean {
   if (platform.os !== wanted.os || platform.architecture !== wanted.architecture) return false
   return wanted.variant === undefined || sameVariant(platform.variant, wanted)

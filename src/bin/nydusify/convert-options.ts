@@ -3,6 +3,7 @@ import { parseDurationMs } from '../../common/duration.js'
 import { fault } from '../../common/fault.js'
 import { MAX_CHUNK_SIZE, MIN_CHUNK_SIZE } from '../../erofs/format.js'
 import { DEFAULT_LIMITS } from '../../image/tar/limits.js'
+import { platformOptions } from './platforms.js'
 
 /** Options of `nydusify convert`, as commander gives them. */
 export interface ConvertFlags {
@@ -22,6 +23,7 @@ export interface ConvertFlags {
   allPlatforms: boolean
   mergePlatform: boolean
   withReferrer: boolean
+  reverse: boolean
   buildCache?: string
   buildCacheTag?: string
   buildCacheVersion: string
@@ -48,7 +50,6 @@ const LATER = [
   '--chunk-dict <dict>',
   '--chunk-dict-insecure',
   '--oci-ref',
-  '--reverse',
   '--encrypt-recipients <list>',
 ]
 
@@ -77,11 +78,7 @@ export function addConvertOptions(command: Command): Command {
       .default(0x100000, '0x100000'),
     new Option('--fs-version <n>', 'RAFS version').choices(['5', '6']).default('6'),
     new Option('--work-dir <dir>', 'for temporary files').default('./tmp'),
-    new Option(
-      '--platform <list>',
-      "of an index: linux/ARCH, comma-separated; default: linux on this machine's architecture",
-    ).conflicts('allPlatforms'),
-    new Option('--all-platforms', 'all Linux images of an index').default(false),
+    ...platformOptions(),
     new Option('--multi-platform, --merge-platform', 'an index of the plain and the nydus images').default(
       false,
     ),
@@ -93,6 +90,7 @@ export function addConvertOptions(command: Command): Command {
     new Option('--build-cache-max-records <n>', 'layers that the cache remembers, 1 to 200')
       .argParser(parseRecords)
       .default(200),
+    new Option('--reverse', 'make a plain image of a nydus image').default(false),
     new Option('--oci', 'OCI media types even where the source has docker ones').default(false),
     new Option('--prefetch-dir <path>', 'directory to prefetch').default('/').conflicts('prefetchPatterns'),
     new Option('--prefetch-patterns', 'read paths to prefetch from standard input').default(false),
@@ -182,7 +180,7 @@ function parseChunkSize(text: string): number {
   return size
 }
 
-function parseCount(text: string): number {
+export function parseCount(text: string): number {
   if (!/^[0-9]{1,15}$/.test(text)) throw new InvalidArgumentError('It must be a whole number.')
   return Number(text)
 }
@@ -193,7 +191,7 @@ function parseRecords(text: string): number {
   return count
 }
 
-function parseDelay(text: string): number {
+export function parseDelay(text: string): number {
   const delayMs = parseDurationMs(text)
   if (delayMs === undefined || delayMs < 0) throw new InvalidArgumentError('It must be a duration like 5s.')
   return delayMs

@@ -4,6 +4,8 @@ import type { Command } from 'commander'
 import { asFault, fault } from '../../common/fault.js'
 import { readVersion } from '../../common/version.js'
 import { type ConvertRequest, type ConvertResult, convertImage } from '../../image/convert/convert.js'
+import { reverseImage } from '../../image/convert/reverse.js'
+import type { Platforms } from '../../image/convert/source-image.js'
 import { ConvertProgress, formatSize } from '../../image/convert/convert-progress.js'
 import { BuildCache } from '../../image/convert/build-cache.js'
 import { openRegistryStore, openSource, openTarget } from '../../image/convert/open-store.js'
@@ -12,6 +14,7 @@ import { DEFAULT_LIMITS } from '../../image/tar/limits.js'
 import type { ImageSource, ImageStore, ImageTarget } from '../../oci/image-store.js'
 import { type Reference, formatReference, parseReference } from '../../oci/reference.js'
 import { type ConvertFlags, addConvertOptions, checkConvertOptions } from './convert-options.js'
+import { stopSignal } from './access.js'
 import { parsePlatforms } from './platforms.js'
 
 /** `nydusify convert`: a plain image becomes a nydus image. */
@@ -30,9 +33,13 @@ async function convertMain(flags: ConvertFlags, self: Command): Promise<void> {
   const { fsChunkSize: chunkSize, compressor, maxLayerSize, maxCompressionRatio } = flags
   const limits = { ...DEFAULT_LIMITS, maxBytes: maxLayerSize, maxRatio: maxCompressionRatio }
   const layer: LayerOptions = { chunkSize, compressor, digester: 'blake3', limits }
-  const signal = stopSignal()
+  const signal = stopSignal('the conversion was stopped: nothing was published')
   const observer = new ConvertProgress(process.stderr)
   await withStores(flags, source, target, async stores => {
+    if (flags.reverse) {
+      await reverseMain(flags, stores, platforms, signal)
+      return
+    }
     const request: ConvertRequest = {
       source: stores.source,
       target: stores.target,
@@ -50,6 +57,19 @@ async function convertMain(flags: ConvertFlags, self: Command): Promise<void> {
     }
     await report(await convertImage(request), flags.outputJson)
   })
+}
+
+async function reverseMain(
+  flags: ConvertFlags,
+  { source, target }: Stores,
+  platforms: Platforms,
+  signal: AbortSignal,
+): Promise<void> {
+  const { oci, workDir: workDirectory } = flags
+  const result = await reverseImage({ source, target, platforms, oci, workDirectory, signal })
+  if (result.droppedSockets > 0)
+    process.stderr.write(`nydusify: ${result.droppedSockets} sockets are left out: no layer can hold them\n`)
+  await report({ ...result, source, target }, flags.outputJson)
 }
 
 interface Stores {
@@ -128,17 +148,6 @@ function targetReference(source: Reference, { target, targetSuffix }: ConvertFla
   if (reference.digest !== undefined && target !== undefined)
     throw fault('USAGE', `--target ${target} names a digest: an image is pushed under a tag`)
   return reference
-}
-
-/** The first signal stops the conversion tidily, the second one at once. */
-function stopSignal(): AbortSignal {
-  const controller = new AbortController()
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-    process.once(signal, () => {
-      controller.abort(fault('CANCELLED', 'the conversion was stopped: nothing was published'))
-    })
-  }
-  return controller.signal
 }
 
 async function report(result: ConvertResult, outputJson?: string): Promise<void> {

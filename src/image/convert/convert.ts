@@ -3,6 +3,7 @@ import { fault, isFault } from '../../common/fault.js'
 import { encodeBootstrap } from '../../erofs/writer.js'
 import { type ImageSource, type ImageTarget, ensureBlob } from '../../oci/image-store.js'
 import type { Descriptor } from '../../oci/manifest.js'
+import { formatReference } from '../../oci/reference.js'
 import type { LayerOptions } from '../build/build-layer.js'
 import { mergeLayers } from '../build/merge.js'
 import { findPrefetched } from '../build/prefetch.js'
@@ -182,7 +183,7 @@ class Conversion {
       bootstrap: { digest: bootstrap.digest, sizeBytes: bootstrap.bytes.length },
       fsVersion: '6',
       source: image.descriptor,
-      sourceReference: image.source.name,
+      sourceReference: image.source.reference ? formatReference(image.source.reference) : image.source.name,
       builder,
       withReferrer,
     })

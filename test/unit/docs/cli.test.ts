@@ -25,6 +25,10 @@ const COMMAND_LINES: [string, string[]][] = [
   ['nydusctl', []],
   ['nydusify', []],
   ['nydusify', ['convert']],
+  ['nydusify', ['check']],
+  ['nydusify', ['copy']],
+  ['nydusify', ['save']],
+  ['nydusify', ['load']],
 ]
 
 for (const [program, command] of COMMAND_LINES) {

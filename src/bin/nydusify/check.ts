@@ -1,0 +1,128 @@
+import { mkdir, rm, writeFile } from 'node:fs/promises'
+import path from 'node:path'
+import { Option, type Command } from 'commander'
+import { asFault, fault } from '../../common/fault.js'
+import {
+  type ImagePair,
+  checkManifests,
+  compareImages,
+  fetchImagePair,
+} from '../../image/check/check-image.js'
+import { type StoreAccess, openSource } from '../../image/convert/open-store.js'
+import { type WantedPlatform, hostPlatform } from '../../oci/platform.js'
+import { parseReference } from '../../oci/reference.js'
+import { stopSignal } from './access.js'
+import { parsePlatform } from './platforms.js'
+
+interface CheckFlags {
+  target: string
+  source?: string
+  targetArchive?: string
+  sourceArchive?: string
+  sourceInsecure: boolean
+  targetInsecure: boolean
+  plainHttp: boolean
+  platform?: string
+  workDir: string
+}
+
+/** `nydusify check`: manifest, bootstrap, and with a source every file. */
+export function addCheck(command: Command): void {
+  command
+    .command('check')
+    .description('check an image, and that it is the same as the one it was made from')
+    .addOption(new Option('--target <ref>', 'image to check').makeOptionMandatory())
+    .option('--source <ref>', 'image to compare every file with')
+    .option('--target-archive <file>', 'OCI layout or archive that holds the target')
+    .option('--source-archive <file>', 'OCI layout or archive that holds the source')
+    .option('--source-insecure', 'accept any certificate of the source, or plain HTTP', false)
+    .option('--target-insecure', 'accept any certificate of the target, or plain HTTP', false)
+    .option('--plain-http', 'speak plain HTTP to both registries', false)
+    .option('--platform <os/arch>', "of an index; default: linux on this machine's architecture")
+    .option('--work-dir <dir>', 'gets manifests, configs and bootstraps; what was there is lost', './output')
+    .addOption(new Option('--multi-platform', 'has no effect: an index is known by itself').hideHelp())
+    .addOption(new Option('--nydus-image <path>', 'has no effect').hideHelp())
+    .addOption(new Option('--nydusd <path>', 'has no effect: files are read without a mount').hideHelp())
+    .action(check)
+}
+
+async function check(flags: CheckFlags): Promise<void> {
+  const signal = stopSignal('the check was stopped')
+  const platform = flags.platform === undefined ? hostPlatform() : parsePlatform(flags.platform)
+  const { plainHttp, targetArchive, sourceArchive, source } = flags
+  if (sourceArchive !== undefined && source === undefined)
+    throw fault('USAGE', '--source-archive needs --source: the name of the image in it')
+  const target = access(flags.target, targetArchive, flags.targetInsecure, plainHttp)
+  await emptyDirectory(flags.workDir)
+  await withPair(target, platform, path.join(flags.workDir, 'target'), signal, async made => {
+    if (source === undefined) return
+    const original = access(source, sourceArchive, flags.sourceInsecure, plainHttp)
+    await withPair(original, platform, path.join(flags.workDir, 'source'), signal, async from => {
+      const tell = (difference: string): void => void process.stderr.write(`${difference}\n`)
+      const { files, names } = await compareImages(from, made, tell, signal)
+      process.stdout.write(`${names} names and ${files} files are the same\n`)
+    })
+  })
+  process.stdout.write(`verified image ${flags.target}\n`)
+}
+
+async function withPair(
+  access: StoreAccess,
+  platform: WantedPlatform,
+  directory: string,
+  signal: AbortSignal,
+  run: (pair: ImagePair) => Promise<void>,
+): Promise<void> {
+  const source = await openSource(access)
+  try {
+    const pair = await fetchImagePair(source, platform, signal)
+    await writeOutput(pair, directory)
+    checkManifests(pair)
+    await run(pair)
+  } finally {
+    await source.close()
+  }
+}
+
+function access(
+  reference: string,
+  archive: string | undefined,
+  insecure: boolean,
+  plainHttp: boolean,
+): StoreAccess {
+  return { reference: parseReference(reference), archive, insecure, plainHttp }
+}
+
+/** Leaves what was checked where a person can look at it. */
+async function writeOutput({ plain, nydus }: ImagePair, directory: string): Promise<void> {
+  const files = new Map<string, Uint8Array | string>()
+  if (plain) {
+    files.set('oci_manifest.json', plain.bytes)
+    files.set('oci_config.json', JSON.stringify(plain.config.document, null, 2))
+  }
+  if (nydus) {
+    files.set('nydus_manifest.json', nydus.bytes)
+    files.set('nydus_config.json', JSON.stringify(nydus.config.document, null, 2))
+    for (const [name, bytes] of nydus.files)
+      files.set(path.join('nydus_bootstrap', path.join('/', name)), bytes)
+  }
+  try {
+    for (const [name, bytes] of files) {
+      const file = path.join(directory, name)
+      await mkdir(path.dirname(file), { recursive: true })
+      await writeFile(file, bytes)
+    }
+  } catch (err) {
+    throw asFault(err, 'FILE_UNREADABLE', `${directory} cannot be written`)
+  }
+}
+
+async function emptyDirectory(directory: string): Promise<void> {
+  try {
+    for (const name of ['source', 'target'])
+      await rm(path.join(directory, name), { recursive: true, force: true })
+    await mkdir(directory, { recursive: true })
+  } catch (err) {
+    throw asFault(err, 'FILE_UNREADABLE', `the work directory ${directory} cannot be written`)
+  }
+}
