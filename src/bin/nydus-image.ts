@@ -3,18 +3,20 @@ import type { Command } from 'commander'
 import { addLaterCommands, commandLine } from '../common/command-line.js'
 import { readVersion } from '../common/version.js'
 import { addCheck } from './nydus-image/check.js'
+import { addCreate } from './nydus-image/create.js'
 import { addMerge } from './nydus-image/merge.js'
 import { addUnpack } from './nydus-image/unpack.js'
 import { run } from './run.js'
 
 /** Commands of upstream whose part comes with a later release. */
-const LATER = ['create', 'inspect', 'stat', 'export', 'compact', 'chunkdict', 'optimize']
+const LATER = ['inspect', 'stat', 'export', 'compact', 'chunkdict', 'optimize']
 
 function program(): Command {
   const command = commandLine('nydus-image')
     .description('builds, looks at and takes apart nydus images')
     .version(`nydus-image ${readVersion().version}`, '--version', 'print the version')
   addCheck(command)
+  addCreate(command)
   addUnpack(command)
   addMerge(command)
   addLaterCommands(command, LATER, 'nydus-image check; images are made with nydusify convert')

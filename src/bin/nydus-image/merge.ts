@@ -5,11 +5,13 @@ import { type ByteSource, FileSource, MemorySource } from '../../common/byte-sou
 import { isBlobId } from '../../common/digest.js'
 import { fault } from '../../common/fault.js'
 import { replaceFile } from '../../common/replace-file.js'
+import { BlobPool } from '../../erofs/blob-pool.js'
 import { encodeImage } from '../../erofs/encode-image.js'
 import { detectFormat } from '../../erofs/superblock.js'
 import { extractBootstrap } from '../../erofs/toc.js'
 import { ChunkDict } from '../../image/build/chunk-dict.js'
 import { ImageMerger, type SourceBlob } from '../../image/build/merge-images.js'
+import { OpenBootstrap } from './open-image.js'
 import { logLevelOption } from './options.js'
 import { type PrefetchPolicy, prefetchPolicyOption, readPrefetchPaths } from './prefetch-option.js'
 import { writeReport } from './report.js'
@@ -76,11 +78,16 @@ async function merge(sources: readonly string[], flags: MergeFlags): Promise<voi
 }
 
 /** A dictionary as the command line names it. @throws USAGE, FILE_MISSING, FILE_UNREADABLE, RAFS_* */
-export function openChunkDict(name: string): ChunkDict {
+export function openChunkDict(name: string, pool = new BlobPool()): ChunkDict {
   const [, kind, file = name] = /^([a-z]+)=(.*)$/.exec(name) ?? []
   if (kind !== undefined && kind !== 'bootstrap')
     throw fault('USAGE', `a chunk dictionary of kind ${kind} is not known: give bootstrap=PATH`)
-  return withBootstrap(file, undefined, bytes => new ChunkDict(bytes))
+  const opened = OpenBootstrap.open(file)
+  try {
+    return new ChunkDict(opened.source, { pool, identify: opened.identify })
+  } finally {
+    opened.close()
+  }
 }
 
 /** Opens a bootstrap, or the one inside a data blob, for as long as `use` takes. */

@@ -8,8 +8,9 @@ import { type ByteSource, FileSource, MemorySource } from '../../common/byte-sou
 import { isBlobId } from '../../common/digest.js'
 import { asFault, fault } from '../../common/fault.js'
 import { silentLogger } from '../../common/log.js'
+import type { LoadOptions } from '../../erofs/blob-pool.js'
 import { PLACEHOLDER_BLOB_ID } from '../../erofs/format.js'
-import type { RafsImage } from '../../erofs/image-tree.js'
+import type { ImageBlob, RafsImage } from '../../erofs/image-tree.js'
 import { loadImage } from '../../erofs/load-image.js'
 import { detectFormat } from '../../erofs/superblock.js'
 import { extractBootstrap } from '../../erofs/toc.js'
@@ -80,12 +81,14 @@ export class OpenBootstrap {
     return path.basename(this.path).split('.')[0] ?? ''
   }
 
-  /** The image; a blob that does not know its own id is the one that the file is named after. @throws RAFS_* */
-  load(): RafsImage {
-    const image = loadImage(this.source)
-    for (const blob of image.blobs)
-      if (blob.id === PLACEHOLDER_BLOB_ID && isBlobId(this.stem)) blob.id = this.stem
-    return image
+  /** Gives a blob that does not know its own id the one that the file is named after. */
+  readonly identify = (blob: ImageBlob): void => {
+    if (blob.id === PLACEHOLDER_BLOB_ID && isBlobId(this.stem)) blob.id = this.stem
+  }
+
+  /** The image with its blobs identified. @throws RAFS_* */
+  load(options: Pick<LoadOptions, 'pool'> = {}): RafsImage {
+    return loadImage(this.source, { ...options, identify: this.identify })
   }
 
   close(): void {

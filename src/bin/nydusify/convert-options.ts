@@ -1,8 +1,8 @@
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { parseDurationMs } from '../../common/duration.js'
 import { fault } from '../../common/fault.js'
-import { MAX_CHUNK_SIZE, MIN_CHUNK_SIZE } from '../../erofs/format.js'
 import { DEFAULT_LIMITS } from '../../image/tar/limits.js'
+import { parseChunkSize } from '../parse-size.js'
 import { platformOptions } from './platforms.js'
 
 /** Options of `nydusify convert`, as commander gives them. */
@@ -171,13 +171,6 @@ function parseSize(text: string): number {
   const [, digits, unit = ''] = /^([0-9]{1,9})(?:([kmg])i?)?b?$/i.exec(text) ?? []
   if (digits === undefined) throw new InvalidArgumentError('It must be a size like 16MB.')
   return Number(digits) * 1024 ** ' kmg'.indexOf(unit === '' ? ' ' : unit.toLowerCase())
-}
-
-function parseChunkSize(text: string): number {
-  const size = /^(?:0x[0-9a-f]+|[0-9]+)$/i.test(text) ? Number(text) : 0
-  if (size < MIN_CHUNK_SIZE || size > MAX_CHUNK_SIZE || !Number.isInteger(Math.log2(size)))
-    throw new InvalidArgumentError('It must be a power of two from 0x1000 to 0x1000000.')
-  return size
 }
 
 export function parseCount(text: string): number {

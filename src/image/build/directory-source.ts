@@ -105,7 +105,7 @@ export class DirectorySource implements LayerSource {
   }
 
   #attributes(file: Buffer, path: readonly string[], stats: BigIntStats): TarAttributes {
-    const nanoseconds = BigInt.asIntN(64, stats.mtimeNs)
+    const nanoseconds = stats.mtimeNs
     const mtimeNsec = Number(((nanoseconds % 1_000_000_000n) + 1_000_000_000n) % 1_000_000_000n)
     const xattrs = this.#readXattrs(file)
     return {

@@ -128,7 +128,7 @@ class Build {
   }
 
   async #addEntries(): Promise<void> {
-    const { prefetchPolicy, prefetchPaths } = this.#options
+    const { prefetchPolicy, prefetchPaths, explicitOwners } = this.#options
     if (prefetchPolicy === 'blob' && prefetchPaths.length > 0) {
       const isWanted = prefetchMatcher(prefetchPaths)
       for await (const entry of this.#source.entries()) {
@@ -141,7 +141,8 @@ class Build {
     // What was stored above is found again by its digests.
     for await (const entry of this.#source.entries()) {
       const chunks = entry.type === 'regular' ? await this.#writer.addFile(entry.body, entry.sizeBytes) : []
-      this.#tree.add(entry, chunks)
+      // Owners that mean nothing must not make a difference.
+      this.#tree.add(explicitOwners ? entry : { ...entry, uid: 0, gid: 0 }, chunks)
     }
     await this.#writer.flush()
   }

@@ -20,6 +20,7 @@ const COMMAND_LINES: [string, string[]][] = [
   ['nydusd', ['singleton']],
   ['nydus-image', []],
   ['nydus-image', ['check']],
+  ['nydus-image', ['create']],
   ['nydus-image', ['unpack']],
   ['nydus-image', ['merge']],
   ['nydusctl', []],
