@@ -48,22 +48,16 @@ export class LayerTree {
     const attributes = this.#attributes(entry)
     const name = entry.path.at(-1)
     if (name === undefined) {
-      if (entry.type !== 'directory')
-        throw entryFault(
-          'TAR_INVALID',
-          entry.name,
-          'makes the root of the tree something else than a directory',
-        )
-      Object.assign(this.root, attributes, { implicit: false })
+      // Container runtimes ignore what is not one.
+      if (entry.type === 'directory') Object.assign(this.root, attributes, { implicit: false })
       return
     }
     const parent = this.#parentOf(entry)
     if (entry.type === 'directory') {
       const known = parent.children.get(name)
       const directory = known?.type === 'directory' ? known : newDirectory()
-      // Attributes are replaced as a whole, extended ones too.
-      delete directory.xattrs
-      Object.assign(directory, attributes, { implicit: false })
+      describeAgain(directory, attributes)
+      directory.implicit = false
       parent.children.set(name, directory)
       return
     }
@@ -77,7 +71,7 @@ export class LayerTree {
   ): ImageInode {
     switch (entry.type) {
       case 'hardlink':
-        return this.#linkTarget(entry)
+        return this.#linkTarget(entry, attributes)
       case 'regular':
         return { ...attributes, type: 'regular', sizeBytes: entry.sizeBytes, chunks }
       case 'symlink':
@@ -91,8 +85,11 @@ export class LayerTree {
     }
   }
 
-  /** The inode a hard link shares; links to anything but a regular file become copies, as the format wants it. */
-  #linkTarget(entry: TarAttributes & { target: readonly string[] }): ImageInode {
+  /**
+   * The inode a hard link shares, which takes on the attributes of the link's entry as it does where containers are
+   * unpacked; links to anything but a regular file become copies, as the format wants it.
+   */
+  #linkTarget(entry: TarAttributes & { target: readonly string[] }, attributes: InodeAttributes): ImageInode {
     const target = entry.target.join('/')
     if (target === entry.path.join('/'))
       throw entryFault('TAR_INVALID', entry.name, 'is a hard link to itself')
@@ -109,6 +106,7 @@ export class LayerTree {
       )
     if (inode.type === 'directory')
       throw entryFault('TAR_UNSAFE', entry.name, `is a hard link to the directory ${quoteName(target)}`)
+    describeAgain(inode, attributes)
     return inode.type === 'regular' ? inode : { ...inode }
   }
 
@@ -170,7 +168,7 @@ export class LayerTree {
     const { mode, uid, gid, mtimeSec, mtimeNsec } = entry
     if (!entry.xattrs?.size) return { mode, uid, gid, mtimeSec, mtimeNsec }
     // Linux has them on files and directories only; container runtimes leave others out as well.
-    const mayHaveUserXattrs = entry.type === 'regular' || entry.type === 'directory'
+    const mayHaveUserXattrs = ['regular', 'hardlink', 'directory'].includes(entry.type)
     const xattrs = new Map<string, Uint8Array>()
     for (const [name, value] of entry.xattrs) {
       if (splitXattrName(name) && (mayHaveUserXattrs || !name.startsWith('user.'))) xattrs.set(name, value)
@@ -196,4 +194,10 @@ export class LayerTree {
         `the layer's names, links and attributes take more than ${this.#limits.maxMetadataBytes} bytes`,
       )
   }
+}
+
+/** Extended attributes add up where an archive describes an inode again, as they do where containers are unpacked. */
+function describeAgain(inode: ImageInode, attributes: InodeAttributes): void {
+  const xattrs = new Map([...(inode.xattrs ?? []), ...(attributes.xattrs ?? [])])
+  Object.assign(inode, attributes, xattrs.size > 0 ? { xattrs } : {})
 }

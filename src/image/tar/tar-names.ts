@@ -23,13 +23,13 @@ export function entryFault(code: FaultCode, name: string, problem: string): Faul
 }
 
 /**
- * The components of an archive's path (a byte string), without empty ones and `.`; none for the root.
+ * The components of an archive's path (a byte string), without empty ones and `.`; none for the root,
+ * which an empty name is, too.
  * `entry` is the entry's own name where the path is the target of its link.
  * @throws TAR_UNSAFE for absolute paths, `..` and whiteouts of a directory itself, TAR_INVALID for impossible names
  */
 export function splitPath(path: string, entry = path): string[] {
   const about = path === entry ? '' : `links to ${quoteName(path)}, which `
-  if (path === '') throw entryFault('TAR_INVALID', entry, `${about}is an empty name`)
   if (path.startsWith('/'))
     throw entryFault(
       'TAR_UNSAFE',

@@ -104,6 +104,7 @@ function toTarEntry(header: EntryHeader, data: ByteStream): TarEntry {
     case '7':
       return { ...attributes, type: 'regular', ...contentOf(header, data) }
     case '1':
+      if (linkname === '') throw entryFault('TAR_INVALID', name, 'is a hard link to nothing')
       return { ...attributes, type: 'hardlink', target: splitPath(linkname, name) }
     case '2':
       return { ...attributes, type: 'symlink', target: symlinkTarget(linkname, name) }
