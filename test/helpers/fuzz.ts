@@ -45,6 +45,34 @@ export function mutate(bytes: Uint8Array, { edits, keep }: { edits: Mutation[]; 
   return copy.subarray(0, keep)
 }
 
+/** Allocations of the runtime itself, and of what it optimises while inputs are tried. */
+const NOISE_BYTES = 8 * 2 ** 20
+
+/**
+ * Tries `runs` inputs (FUZZ_RUNS sets another number): each gives a result or a Fault, within a second, and allocates no
+ * more than `maxBytes`. The seed is printed; FUZZ_SEED repeats a run.
+ */
+export function fuzzRuns<T>(
+  t: Test,
+  input: fc.Arbitrary<T>,
+  body: (input: T) => void,
+  { runs, maxBytes }: { runs: number; maxBytes: number },
+): void {
+  const seed = Number(process.env['FUZZ_SEED'] ?? Date.now() & 0x7fffffff)
+  const numRuns = Number(process.env['FUZZ_RUNS'] ?? runs)
+  const property = fc.property(input, value => {
+    const before = process.memoryUsage()
+    onlyFaults(() => body(value), 1000)
+    const after = process.memoryUsage()
+    const grown = after.heapUsed + after.arrayBuffers - before.heapUsed - before.arrayBuffers
+    if (grown > maxBytes + NOISE_BYTES)
+      throw new Error(`${grown} bytes were allocated, ${maxBytes} are allowed`)
+  })
+  const result = fc.check(property, { seed, numRuns })
+  const failure = result.failed ? `${fc.defaultReportMessage(result)} ${String(result.errorInstance)}` : ''
+  t.equal(failure, '', `${result.numRuns} inputs, seed ${seed}`)
+}
+
 /** Runs the body; anything thrown that is not a Fault fails the run, and so does taking long. */
 export function onlyFaults(body: () => void, limitMs = 5000): void {
   const start = performance.now()
