@@ -1,6 +1,6 @@
 import type { ByteSource } from '../common/byte-source.js'
 import type { BlobPool } from './blob-pool.js'
-import type { BlobEntry } from './blob-table.js'
+import { type BlobEntry, hasFeature } from './blob-table.js'
 import { type FileChunk, mapFileChunks } from './chunk-index.js'
 import { recordsOf } from './chunk-table.js'
 import {
@@ -64,6 +64,8 @@ export class LoadedChunks {
   readonly #blobs: readonly ImageBlob[]
   /** By blob, then by chunk index. */
   readonly #chunks: readonly (ImageChunk | undefined)[][]
+  /** By blob, then by chunk index: 1 for a record that no file has asked for yet. */
+  readonly #unused: readonly Uint8Array[]
 
   /** Reads the chunk table: what it says of each chunk that the image's files use. @throws RAFS_FIELD, RAFS_TRUNCATED */
   constructor(
@@ -80,15 +82,19 @@ export class LoadedChunks {
     // Whatever count an entry claims, the file has no room to name more chunks than this.
     const room = Math.floor(source.sizeBytes / CHUNK_INDEX_SIZE)
     this.#chunks = blobs.map(blob => pool.chunksOf(blob, Math.min(blob.chunkCount, room)))
+    this.#unused = this.#chunks.map(chunks => new Uint8Array(chunks.length))
     const { chunkTable } = superblock
     const digests = new Uint8Array((chunkTable.size / CHUNK_RECORD_SIZE) * DIGEST_SIZE)
     let at = 0
     for (const { view, base, blobIndex } of recordsOf(source, chunkTable, entries)) {
       const blob = blobs[blobIndex]
       const own = this.#chunks[blobIndex]
-      if (blob === undefined || own === undefined) continue
+      const unused = this.#unused[blobIndex]
+      if (blob === undefined || own === undefined || unused === undefined) continue
       for (let i = 0; i < DIGEST_SIZE; i++) digests[at + i] = view.u8(base + CHUNK_OFF.digest + i)
-      addRecord(own, view, base, readRecord(view, base, blob, digests, at))
+      const chunk = readRecord(view, base, blob, digests, at)
+      addRecord(own, view, base, chunk)
+      unused[chunk.index] = 1
       at += DIGEST_SIZE
     }
   }
@@ -96,6 +102,27 @@ export class LoadedChunks {
   /** All of them, in the order of their blobs. */
   *all(): Generator<ImageChunk, void, undefined> {
     for (const chunks of this.#chunks) for (const chunk of chunks) if (chunk !== undefined) yield chunk
+  }
+
+  /**
+   * Builders write a record for each chunk that a file uses, and for no other: one that is left over was a file's.
+   * @throws RAFS_FIELD
+   */
+  requireAllUsed(): void {
+    if (!this.#unused.some(marks => marks.includes(1))) return
+    const { chunkTable } = this.#superblock
+    for (const { view, base, blobIndex } of recordsOf(this.#source, chunkTable, this.#entries)) {
+      const entry = this.#entries[blobIndex]
+      if (entry === undefined || hasFeature(entry, 'chunkdictGenerated')) continue
+      const index = view.u32(base + CHUNK_OFF.index)
+      view.check(
+        this.#unused[blobIndex]?.[index] !== 1,
+        base + CHUNK_OFF.index,
+        'index',
+        index,
+        'no file has it',
+      )
+    }
   }
 
   /** The chunks of a regular file in file order. @throws RAFS_FIELD, RAFS_TRUNCATED */
@@ -108,6 +135,8 @@ export class LoadedChunks {
   #chunk(inode: Inode, { blobIndex, chunkIndex, uncompressedOffset, length }: FileChunk): ImageChunk {
     const blob = this.#blobs[blobIndex]
     const own = this.#chunks[blobIndex]
+    const unused = this.#unused[blobIndex]
+    if (unused !== undefined) unused[chunkIndex] = 0
     let chunk = own?.[chunkIndex]
     if (chunk === undefined && own !== undefined && blob !== undefined) {
       chunk = new LoadedChunk(blob, chunkIndex, uncompressedOffset, length, NO_DIGEST)

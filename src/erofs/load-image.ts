@@ -10,7 +10,7 @@ import { BlobPool, type LoadOptions, shareBlobs } from './blob-pool.js'
 import { type BlobEntry, hasFeature } from './blob-table.js'
 import { Bootstrap, claimedBytes } from './bootstrap.js'
 import { visitDirectoryBlock } from './directory.js'
-import { BLOB_ENTRY_SIZE, BLOB_OFF, MAX_DEPTH } from './format.js'
+import { BLOB_ENTRY_SIZE, BLOB_OFF, MAX_DEPTH, SB_OFF, SUPERBLOCK_OFFSET } from './format.js'
 import type {
   DirectoryInode,
   ImageBlob,
@@ -119,8 +119,10 @@ class TreeLoader {
   readonly #chunks: LoadedChunks
   /** Files with several names by the builder's own number, for images where each name has its own inode. */
   readonly #linked = new Map<number, RegularInode>()
+  readonly #links = new LinkCounts()
   /** Bytes of the file that no inode has claimed yet: inodes that overlap run out of them. */
   #room: number
+  #nameCount = 1
 
   constructor(source: ByteSource, bootstrap: Bootstrap, chunks: LoadedChunks) {
     this.#source = source
@@ -139,7 +141,24 @@ class TreeLoader {
         throw bad(next[0].inode, 'depth', depth, `a tree is at most ${MAX_DEPTH} directories deep`)
       level = next
     }
+    this.#checkCounts()
     return root.directory
+  }
+
+  /** A reference that leads to another inode, or to none, leaves some other count wrong. */
+  #checkCounts(): void {
+    const { inos } = this.#bootstrap.superblock
+    if (inos !== this.#nameCount)
+      throw badField(
+        'RAFS_FIELD',
+        'EROFS superblock',
+        SUPERBLOCK_OFFSET + SB_OFF.inos,
+        'inos',
+        inos,
+        `the tree has ${this.#nameCount} names`,
+      )
+    this.#links.check()
+    this.#chunks.requireAllUsed()
   }
 
   /** Reads the entries of a directory; its directories wait in `found`. */
@@ -161,6 +180,7 @@ class TreeLoader {
   }
 
   #child(nid: number, type: string, found: Open[]): ImageInode {
+    this.#nameCount++
     const known = this.byNid.get(nid)
     if (known !== undefined) return this.#again(known, nid, type)
     const inode = this.#bootstrap.inode(nid)
@@ -174,6 +194,7 @@ class TreeLoader {
   /** Only regular files are shared in the tree; anything else with a second name is copied. */
   #again(known: ImageInode, nid: number, type: string): ImageInode {
     checkType(known.type, nid, type)
+    this.#links.again(nid)
     if (known.type !== 'directory') return known.type === 'regular' ? known : { ...known }
     throw bad({ nid }, 'nid', nid, 'a directory has two places in the tree')
   }
@@ -198,6 +219,7 @@ class TreeLoader {
 
   #file(inode: Inode): ImageInode {
     this.#claim(inode)
+    this.#links.first(inode)
     const loaded = this.#content(inode)
     this.#addXattrs(inode, loaded)
     const file = loaded.type === 'regular' && inode.nlink > 1 ? this.#linkedTo(inode, loaded) : loaded
@@ -256,6 +278,34 @@ class TreeLoader {
     this.#room -= claimedBytes(inode, this.#bootstrap.superblock)
     if (this.#room < 0)
       throw bad(inode, 'i_size', inode.size, 'the inodes together claim more bytes than the file has')
+  }
+}
+
+/** Names of files, against the link counts of their inodes. */
+class LinkCounts {
+  /** By nid, of inodes that say that they have several. */
+  readonly #several = new Map<number, { inode: Inode; names: number }>()
+
+  first(inode: Inode): void {
+    if (inode.nlink > 1) this.#several.set(inode.nid, { inode, names: 1 })
+  }
+
+  again(nid: number): void {
+    const counted = this.#several.get(nid)
+    if (counted === undefined) throw bad({ nid }, 'i_nlink', 1, 'the inode has another name or place')
+    counted.names++
+  }
+
+  /** In images of 2022 each name has an inode of its own, with the builder's number in common. */
+  check(): void {
+    const odd = [...this.#several.values()].filter(({ inode, names }) => inode.nlink !== names)
+    const byNumber = new Map<number, number>()
+    for (const { inode, names } of odd) byNumber.set(inode.ino, (byNumber.get(inode.ino) ?? 0) + names)
+    for (const { inode, names } of odd) {
+      const found = inode.ino === 0 ? names : (byNumber.get(inode.ino) ?? 0)
+      if (names > inode.nlink || found < inode.nlink)
+        throw bad(inode, 'i_nlink', inode.nlink, `the inode has ${Math.max(names, found)} names`)
+    }
   }
 }
 

@@ -126,6 +126,13 @@ t.test('damage is a fault', async t => {
     ['another place than the record', bytes => bytes.writeUInt32LE(0, at('f') + 64 + 8 + 4)],
     ['a longer last piece', bytes => bytes.writeBigUInt64LE(5001n, at('f') + 8)],
     ['record beyond the blob', bytes => bytes.writeBigUInt64LE(2n ** 40n, chunkTable + 56)],
+    ['no size, and a record that nobody uses', bytes => bytes.writeBigUInt64LE(0n, at('f') + 8)],
+    [
+      'a name that leads to another file',
+      bytes => bytes.writeBigUInt64LE(BigInt(nids.get('f')!), at('d') + 64 + 24),
+    ],
+    ['more names than there are', bytes => bytes.writeUInt32LE(2, at('f') + 44)],
+    ['count of names', bytes => bytes.writeUInt32LE(7, 1024 + 16)],
     ['record of no bytes', bytes => bytes.writeUInt32LE(0, chunkTable + 44)],
   ]
   load(bootstrap)
