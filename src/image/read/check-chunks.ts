@@ -16,12 +16,15 @@ export class CheckedChunks {
   readonly #blobs: readonly BlobEntry[]
   /** Open addressing: number of the record + 1, by blob and index. */
   readonly #slots: Uint32Array
+  /** By number of the record: 1 for those that a file uses. */
+  readonly #used: Uint8Array
 
   /** @throws RAFS_FIELD */
   constructor(bytes: Buffer, table: Table, blobs: readonly BlobEntry[]) {
     this.#bytes = bytes
     this.#table = table
     this.#blobs = blobs
+    this.#used = new Uint8Array(this.count)
     this.#slots = new Uint32Array(2 ** Math.ceil(Math.log2(this.count * 2 + 1)))
     for (let record = 0; record < this.count; record++) this.#add(record)
   }
@@ -39,6 +42,24 @@ export class CheckedChunks {
       if (record === 0) return undefined
       const at = this.#at(record - 1)
       if (this.#u32(at + O.index) === index && this.#u32(at + O.blobIndex) === blobIndex) return at
+    }
+  }
+
+  /** Says that a file uses the chunk of the record at this offset. */
+  markUsed(at: number): void {
+    this.#used[(at - this.#table.offset) / F.CHUNK_RECORD_SIZE] = 1
+  }
+
+  /**
+   * Builders write a record for each chunk that a file uses, and for no other: one that is left over was a file's.
+   * @throws RAFS_FIELD
+   */
+  requireAllUsed(): void {
+    for (let record = this.#used.indexOf(0); record >= 0; record = this.#used.indexOf(0, record + 1)) {
+      const at = this.#at(record)
+      const blob = this.#blobs[this.#u32(at + O.blobIndex)]
+      if (blob === undefined || hasFeature(blob, 'chunkdictGenerated')) continue
+      throw bad(at + O.index, 'index', this.#u32(at + O.index), 'no file uses this chunk')
     }
   }
 
@@ -77,7 +98,10 @@ export class CheckedChunks {
     const known = this.find(blobIndex, index)
     if (known !== undefined && !this.digest(known).equals(this.digest(at)))
       throw bad(at, 'index', index, 'two records give this chunk different digests')
-    if (known !== undefined) return
+    if (known !== undefined) {
+      this.#used[record] = 1
+      return
+    }
     let slot = this.#hash(blobIndex, index)
     while (this.#slots[slot] !== 0) slot = (slot + 1) & (this.#slots.length - 1)
     this.#slots[slot] = record + 1

@@ -78,6 +78,7 @@ export class TreeCheck {
         `the tree has ${this.#names} names`,
       )
     this.#checkLinks()
+    this.#records.requireAllUsed()
     return {
       names: this.#names,
       directories: this.#directories,
@@ -232,6 +233,7 @@ export class TreeCheck {
     const record = this.#records.find(blobIndex, index)
     if (record === undefined)
       throw wrong('chunk index', index, `the chunk table has no record of this chunk of blob ${blobIndex}`)
+    this.#records.markUsed(record)
     const recordOffset = readU64(bytes, record + F.CHUNK_OFF.uncompressedOffset)
     const recordSize = bytes.readUInt32LE(record + F.CHUNK_OFF.uncompressedSize)
     if (recordOffset !== offset)
