@@ -13,8 +13,9 @@ import {
   INODE_SLOT_SIZE,
   alignUp,
 } from './format.js'
-import type { ImageBlob, ImageInode, RegularInode } from './image-tree.js'
-import { type DirectoryBlock, type ImageLayout, type PlacedInode, blockSize } from './writer-layout.js'
+import type { DirectoryInode, ImageBlob, ImageInode, RegularInode } from './image-tree.js'
+import { type ImageLayout, type PlacedInode, directoryBlock, entryNames } from './writer-layout.js'
+import { writeU64 } from './write-u64.js'
 import { writeXattrs, xattrAreaSize, xattrCount } from './writer-xattr.js'
 
 /** Type bits of `st_mode`. */
@@ -38,7 +39,7 @@ export function writeInode(
   chunkSize: number,
 ): void {
   const { inode } = placed
-  const at = metaOffset + placed.offset
+  const at = metaOffset + (placed.offset ?? 0)
   const off = EXTENDED_INODE_OFF
   const xattrSize = xattrAreaSize(inode.xattrs)
   out.writeUInt16LE(INODE_EXTENDED | (layoutOf(placed) << 1), at + off.format)
@@ -48,7 +49,7 @@ export function writeInode(
   out.writeUInt32LE(inode.uid, at + off.uid)
   out.writeUInt32LE(inode.gid, at + off.gid)
   // u64 by name, but the kernel reads it as a signed time.
-  out.writeBigInt64LE(BigInt(inode.mtimeSec), at + off.mtime)
+  writeU64(out, at + off.mtime, inode.mtimeSec)
   out.writeUInt32LE(inode.mtimeNsec, at + off.mtimeNsec)
   out.writeUInt32LE(placed.nlink, at + off.nlink)
   writeXattrs(out, at + EXTENDED_INODE_SIZE, inode.xattrs)
@@ -56,13 +57,13 @@ export function writeInode(
 
   switch (inode.type) {
     case 'directory':
-      writeFlat(out, metaOffset, placed, after, encodeDirectory(placed.blocks ?? [], layout))
+      writeFlat(out, metaOffset, placed, after, encodeDirectory(inode, placed, layout))
       break
     case 'symlink':
       writeFlat(out, metaOffset, placed, after, inode.target)
       break
     case 'regular':
-      out.writeBigUInt64LE(BigInt(inode.sizeBytes), at + off.size)
+      writeU64(out, at + off.size, inode.sizeBytes)
       out.writeUInt32LE(chunkFormat(inode, chunkSize), at + off.u)
       writeChunkIndexes(out, alignUp(after, CHUNK_INDEX_SIZE), inode, blobIndexes)
       break
@@ -88,31 +89,34 @@ function writeFlat(
   tailAt: number,
   data: Uint8Array,
 ): void {
-  const at = metaOffset + placed.offset
+  const at = metaOffset + (placed.offset ?? 0)
   const dataAt = metaOffset + placed.dataOffset
-  out.writeBigUInt64LE(BigInt(data.length), at + EXTENDED_INODE_OFF.size)
+  writeU64(out, at + EXTENDED_INODE_OFF.size, data.length)
   out.writeUInt32LE(Math.floor(dataAt / BLOCK_SIZE), at + EXTENDED_INODE_OFF.u)
   const full = placed.inline ? data.length - (data.length % BLOCK_SIZE) : data.length
   out.set(data.subarray(0, full), dataAt)
   out.set(data.subarray(full), tailAt)
 }
 
-function encodeDirectory(blocks: readonly DirectoryBlock[], layout: ImageLayout): Buffer {
-  const last = blocks.length - 1
-  const out = Buffer.alloc(last * BLOCK_SIZE + blockSize(blocks[last] ?? []))
-  blocks.forEach((block, index) => {
-    const start = index * BLOCK_SIZE
-    let nameOffset = block.length * DIRENT_SIZE
-    block.forEach(({ name, inode }, i) => {
+function encodeDirectory(directory: DirectoryInode, placed: PlacedInode, layout: ImageLayout): Buffer {
+  const out = Buffer.alloc(placed.dataSize)
+  const names = entryNames(directory)
+  for (let first = 0, start = 0; first < names.length; start += BLOCK_SIZE) {
+    const { count } = directoryBlock(names, first)
+    let nameOffset = count * DIRENT_SIZE
+    for (let i = 0; i < count; i++) {
+      const name = names[first + i] ?? ''
+      const inode = name === '.' ? directory : name === '..' ? placed.parent : directory.children.get(name)
+      if (inode === undefined) continue
       const at = start + i * DIRENT_SIZE
-      const nid = (layout.placed.get(inode)?.offset ?? 0) / INODE_SLOT_SIZE
-      out.writeBigUInt64LE(BigInt(nid), at + DIRENT_OFF.nid)
+      writeU64(out, at + DIRENT_OFF.nid, (layout.placed.get(inode)?.offset ?? 0) / INODE_SLOT_SIZE)
       out.writeUInt16LE(nameOffset, at + DIRENT_OFF.nameOffset)
-      out.writeUInt8(FILE_TYPES[inode.type], at + DIRENT_OFF.fileType)
+      out[at + DIRENT_OFF.fileType] = FILE_TYPES[inode.type]
       out.write(name, start + nameOffset, 'latin1')
       nameOffset += name.length
-    })
-  })
+    }
+    first += count
+  }
   return out
 }
 

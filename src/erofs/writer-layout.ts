@@ -10,26 +10,30 @@ import type { DirectoryInode, ImageBlob, ImageInode } from './image-tree.js'
 import { xattrAreaSize } from './writer-xattr.js'
 
 /** Where one inode goes. Offsets are relative to the metadata area (`meta_blkaddr`). */
-export interface PlacedInode {
+export class PlacedInode {
   readonly inode: ImageInode
   /** Number of its first name, the root being 1. */
   readonly ino: number
   /** Number of names of a regular file; 2 and the child directories for a directory. */
-  readonly nlink: number
-  readonly offset: number
+  nlink: number
+  /** Undefined until it is placed. */
+  offset: number | undefined = undefined
   /** Directories and symbolic links: where the full data blocks start. */
-  readonly dataOffset: number
+  dataOffset = 0
+  /** Bytes of the data of a directory. */
+  dataSize = 0
   /** The last, partial block of data follows the inode. */
-  readonly inline: boolean
-  /** Directories: blocks of sorted entries, `.` and `..` included. */
-  readonly blocks?: readonly DirectoryBlock[]
-}
+  inline = false
+  /** Of a directory; the root is its own. */
+  readonly parent: DirectoryInode | undefined
 
-export interface DirectoryEntry {
-  readonly name: string
-  readonly inode: ImageInode
+  constructor(inode: ImageInode, ino: number, parent: DirectoryInode) {
+    this.inode = inode
+    this.ino = ino
+    this.nlink = inode.type === 'directory' ? 2 : 1
+    this.parent = inode.type === 'directory' ? parent : undefined
+  }
 }
-export type DirectoryBlock = readonly DirectoryEntry[]
 
 export interface ImageLayout {
   /** Each inode once, the root first. */
@@ -45,119 +49,123 @@ export interface ImageLayout {
 
 /**
  * Numbers and places every inode as the reference builder does. Numbers go to all children of a directory before any
- * grandchild; places go to a directory, the files in it, then to each of its directories in turn.
+ * grandchild; places go to a directory, the files in it, then to each of its directories in turn. The children of each
+ * directory come to stand in the order of their names.
  */
 export function layoutImage(root: DirectoryInode): ImageLayout {
-  const { numbers, nameCount } = numberInodes(root)
+  const { placed, nameCount } = numberInodes(root)
   const space = new MetadataSpace()
-  const placed = new Map<ImageInode, PlacedInode>()
-  const place = (inode: ImageInode, parent: DirectoryInode): void => {
-    if (placed.has(inode)) return
-    const number = numbers.get(inode) ?? { ino: 0, nlink: 0 }
-    placed.set(inode, { inode, ...number, ...placeInode(inode, parent, space) })
+  const inodes: PlacedInode[] = []
+  const place = (inode: ImageInode): void => {
+    const own = placed.get(inode)
+    if (own?.offset !== undefined || own === undefined) return
+    placeInode(own, space)
+    inodes.push(own)
     if (inode.type !== 'directory') return
-    const children = sortedChildren(inode)
-    for (const [, child] of children) if (child.type !== 'directory') place(child, inode)
-    for (const [, child] of children) if (child.type === 'directory') place(child, inode)
+    for (const child of inode.children.values()) if (child.type !== 'directory') place(child)
+    for (const child of inode.children.values()) if (child.type === 'directory') place(child)
   }
-  place(root, root)
+  place(root)
   const blobs = new Set<ImageBlob>()
-  for (const inode of numbers.keys())
+  for (const inode of placed.keys())
     if (inode.type === 'regular') for (const chunk of inode.chunks) blobs.add(chunk.blob)
-  return {
-    inodes: [...placed.values()],
-    placed,
-    nameCount,
-    blobs: [...blobs],
-    sizeBytes: alignUp(space.end, BLOCK_SIZE),
-  }
+  return { inodes, placed, nameCount, blobs: [...blobs], sizeBytes: alignUp(space.end, BLOCK_SIZE) }
 }
 
-interface InodeNumber {
-  readonly ino: number
-  nlink: number
-}
-
-function numberInodes(root: DirectoryInode): { numbers: Map<ImageInode, InodeNumber>; nameCount: number } {
-  const numbers = new Map<ImageInode, InodeNumber>([[root, { ino: 1, nlink: 2 }]])
+function numberInodes(root: DirectoryInode): { placed: Map<ImageInode, PlacedInode>; nameCount: number } {
+  const first = new PlacedInode(root, 1, root)
+  const placed = new Map<ImageInode, PlacedInode>([[root, first]])
   let nameCount = 1
-  const visit = (directory: DirectoryInode, own: InodeNumber): void => {
-    const children = sortedChildren(directory)
-    for (const [, child] of children) {
+  const visit = (directory: DirectoryInode, own: PlacedInode): void => {
+    sortChildren(directory)
+    for (const child of directory.children.values()) {
       nameCount++
-      const known = numbers.get(child)
+      const known = placed.get(child)
       if (known) known.nlink++
-      else numbers.set(child, { ino: nameCount, nlink: child.type === 'directory' ? 2 : 1 })
+      else placed.set(child, new PlacedInode(child, nameCount, directory))
       if (child.type === 'directory') own.nlink++
     }
-    for (const [, child] of children) {
-      const number = numbers.get(child)
-      if (child.type === 'directory' && number) visit(child, number)
+    for (const child of directory.children.values()) {
+      const next = child.type === 'directory' ? placed.get(child) : undefined
+      if (child.type === 'directory' && next) visit(child, next)
     }
   }
-  visit(root, numbers.get(root) ?? { ino: 1, nlink: 2 })
-  return { numbers, nameCount }
+  visit(root, first)
+  return { placed, nameCount }
 }
 
-function sortedChildren(directory: DirectoryInode): [string, ImageInode][] {
-  return [...directory.children].sort(([a], [b]) => (a < b ? -1 : 1))
+/** Children of images that were read are in order already. */
+function sortChildren({ children }: DirectoryInode): void {
+  let before = ''
+  let inOrder = true
+  for (const name of children.keys()) {
+    inOrder &&= before <= name
+    before = name
+  }
+  if (inOrder) return
+  const sorted = [...children].sort(([a], [b]) => (a < b ? -1 : 1))
+  children.clear()
+  for (const [name, child] of sorted) children.set(name, child)
 }
 
-type Place = Pick<PlacedInode, 'offset' | 'dataOffset' | 'inline' | 'blocks'>
-
-function placeInode(inode: ImageInode, parent: DirectoryInode, space: MetadataSpace): Place {
+function placeInode(placed: PlacedInode, space: MetadataSpace): void {
+  const { inode } = placed
   const size = EXTENDED_INODE_SIZE + xattrAreaSize(inode.xattrs)
   switch (inode.type) {
-    case 'directory': {
-      const blocks = directoryBlocks(inode, parent)
-      return { blocks, ...space.placeFlat(size, directorySize(blocks)) }
-    }
+    case 'directory':
+      placed.dataSize = directorySize(inode)
+      space.placeFlat(placed, size, placed.dataSize)
+      break
     case 'symlink':
-      return space.placeFlat(size, inode.target.length)
+      space.placeFlat(placed, size, inode.target.length)
+      break
     case 'regular': {
       const total = alignUp(size, CHUNK_INDEX_SIZE) + inode.chunks.length * CHUNK_INDEX_SIZE
-      return { offset: space.placeRegular(total), dataOffset: 0, inline: false }
+      placed.offset = space.placeRegular(total)
+      break
     }
     case 'charDevice':
     case 'blockDevice':
     case 'fifo':
     case 'socket':
-      return { offset: space.append(size), dataOffset: 0, inline: false }
+      placed.offset = space.append(size)
+      break
   }
 }
 
-/** Cuts a directory into blocks that are self-contained: entries, then their names (rafs.md 1.8). */
-function directoryBlocks(directory: DirectoryInode, parent: DirectoryInode): DirectoryBlock[] {
-  const entries: DirectoryEntry[] = [
-    { name: '.', inode: directory },
-    { name: '..', inode: parent },
-  ]
-  for (const [name, inode] of directory.children) entries.push({ name, inode })
-  entries.sort((a, b) => (a.name < b.name ? -1 : 1))
-  const blocks: DirectoryEntry[][] = []
-  let block: DirectoryEntry[] = []
+/** The names of a directory with `.` and `..`, in order; the children are. */
+export function entryNames(directory: DirectoryInode): string[] {
+  const names: string[] = []
+  const dots = ['.', '..']
+  for (const name of directory.children.keys()) {
+    while (dots[0] !== undefined && dots[0] < name) names.push(dots.shift() ?? '')
+    names.push(name)
+  }
+  return [...names, ...dots]
+}
+
+/** How many of the names from `first` on fit into a block, and the bytes they take (rafs.md 1.8). */
+export function directoryBlock(names: readonly string[], first: number): { count: number; used: number } {
   let used = 0
-  for (const entry of entries) {
-    const need = DIRENT_SIZE + entry.name.length
-    if (used + need > BLOCK_SIZE) {
-      blocks.push(block)
-      block = []
-      used = 0
-    }
-    block.push(entry)
+  let count = 0
+  for (let next = names[first]; next !== undefined; next = names[first + count]) {
+    const need = DIRENT_SIZE + next.length
+    if (used + need > BLOCK_SIZE) break
     used += need
+    count++
   }
-  blocks.push(block)
-  return blocks
+  return { count, used }
 }
 
-function directorySize(blocks: readonly DirectoryBlock[]): number {
-  return (blocks.length - 1) * BLOCK_SIZE + blockSize(blocks[blocks.length - 1] ?? [])
-}
-
-/** Bytes that a directory block uses, without its padding. */
-export function blockSize(block: DirectoryBlock): number {
-  return block.reduce((sum, entry) => sum + DIRENT_SIZE + entry.name.length, 0)
+function directorySize(directory: DirectoryInode): number {
+  const names = entryNames(directory)
+  let size = 0
+  for (let first = 0; first < names.length;) {
+    const { count, used } = directoryBlock(names, first)
+    first += count
+    size += first < names.length ? BLOCK_SIZE : used
+  }
+  return size
 }
 
 /** The reference builder's allocator of the metadata area: bytes at the end, and free slots at the ends of blocks. */
@@ -172,7 +180,7 @@ class MetadataSpace {
   }
 
   /** A directory or symbolic link: its inode and `length` bytes of data. */
-  placeFlat(inodeSize: number, length: number): Pick<PlacedInode, 'offset' | 'dataOffset' | 'inline'> {
+  placeFlat(placed: PlacedInode, inodeSize: number, length: number): void {
     const tail = length % BLOCK_SIZE
     const inline = tail !== 0 && inodeSize + tail <= BLOCK_SIZE
     let offset: number
@@ -199,7 +207,9 @@ class MetadataSpace {
       this.#end = alignUp(this.#end + length, BLOCK_SIZE)
     }
     this.#alignSlot()
-    return { offset, dataOffset, inline }
+    placed.offset = offset
+    placed.dataOffset = dataOffset
+    placed.inline = inline
   }
 
   placeRegular(size: number): number {

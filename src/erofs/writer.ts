@@ -1,16 +1,12 @@
 import { CIPHERS, COMPRESSORS, type Compressor } from '../common/codec.js'
 import { DIGESTERS, type Digester } from '../common/digest.js'
 import { fault } from '../common/fault.js'
-import { isCompressed } from './blob-writer.js'
 import {
   BLOB_ENTRY_SIZE,
   BLOB_FEATURES,
   BLOB_OFF,
   BLOCK_BITS,
   BLOCK_SIZE,
-  CHUNK_FLAGS,
-  CHUNK_OFF,
-  CHUNK_RECORD_SIZE,
   COMPAT_RAFS_V6,
   COMPRESSION_FLAGS,
   DEVICE_OFF,
@@ -31,9 +27,11 @@ import {
   SUPERBLOCK_OFFSET,
   alignUp,
 } from './format.js'
-import type { DirectoryInode, ImageBlob, ImageChunk, ImageInode } from './image-tree.js'
+import type { DirectoryInode, ImageBlob, ImageInode } from './image-tree.js'
 import { type ImageLayout, layoutImage } from './writer-layout.js'
+import { ChunkTable } from './writer-chunk-table.js'
 import { writeInode } from './writer-inode.js'
+import { writeU64 } from './write-u64.js'
 
 /** Bytes of one entry of the prefetch table. */
 const NID_SIZE = 4
@@ -75,8 +73,8 @@ export function encodeBootstrap(root: DirectoryInode, options: BootstrapOptions)
   const metaOffset =
     blobs.length === 0 ? 0 : alignUp(prefetchTableOffset + prefetch.length * NID_SIZE, BLOCK_SIZE)
   const chunkTableOffset = metaOffset + layout.sizeBytes
-  const chunks = chunkTable(layout)
-  const chunkTableSize = chunks.length * CHUNK_RECORD_SIZE
+  const chunks = new ChunkTable(layout)
+  const chunkTableSize = chunks.sizeBytes
   const sizeBytes = alignUp(chunkTableOffset + chunkTableSize, BLOCK_SIZE)
   if (sizeBytes >= MAX_BOOTSTRAP_SIZE) {
     throw fault('IMAGE_TOO_LARGE', `the image's metadata would take ${sizeBytes} bytes, 2 GiB is the limit`)
@@ -103,34 +101,8 @@ export function encodeBootstrap(root: DirectoryInode, options: BootstrapOptions)
   writeDevices(out, blobs)
   blobs.forEach((blob, index) => writeBlob(out, blobTableOffset + index * BLOB_ENTRY_SIZE, blob, index))
   for (const placed of layout.inodes) writeInode(out, metaOffset, placed, layout, indexes, options.chunkSize)
-  chunks.sort(
-    (a, b) =>
-      compare(a.chunk.digest, b.chunk.digest) ||
-      (indexes.get(a.chunk.blob) ?? 0) - (indexes.get(b.chunk.blob) ?? 0),
-  )
-  chunks.forEach((use, i) =>
-    writeChunk(out, chunkTableOffset + i * CHUNK_RECORD_SIZE, use, indexes.get(use.chunk.blob) ?? 0),
-  )
+  chunks.write(out, chunkTableOffset, indexes)
   return { bytes: out, blobs }
-}
-
-interface ChunkUse {
-  readonly chunk: ImageChunk
-  readonly fileOffset: number
-}
-
-/** Each chunk that the tree references once, with its place in its first user. */
-function chunkTable(layout: ImageLayout): ChunkUse[] {
-  const uses = new Map<ImageChunk, ChunkUse>()
-  for (const { inode } of layout.inodes) {
-    if (inode.type !== 'regular') continue
-    let fileOffset = 0
-    for (const chunk of inode.chunks) {
-      if (!uses.has(chunk)) uses.set(chunk, { chunk, fileOffset })
-      fileOffset += chunk.uncompressedSize
-    }
-  }
-  return [...uses.values()]
 }
 
 function writeSuperblock(out: Buffer, layout: ImageLayout, metaOffset: number): void {
@@ -207,36 +179,4 @@ function writeBlob(out: Buffer, at: number, blob: ImageBlob, index: number): voi
     out.set(blob.cipher.iv, at + BLOB_OFF.metaSize)
     out.writeUInt32LE(CIPHERS['aes-128-xts'], at + BLOB_OFF.cipher)
   }
-}
-
-function writeChunk(out: Buffer, at: number, { chunk, fileOffset }: ChunkUse, blobIndex: number): void {
-  out.write(chunk.digest, at + CHUNK_OFF.digest, 'hex')
-  out.writeUInt32LE(blobIndex, at + CHUNK_OFF.blobIndex)
-  out.writeUInt32LE(chunkFlags(chunk), at + CHUNK_OFF.flags)
-  // Where a member of a batch is stored only the blob's own metadata says (rafs.md 1.11).
-  if (chunk.batch === undefined) {
-    out.writeUInt32LE(chunk.compressedSize, at + CHUNK_OFF.compressedSize)
-    writeU64(out, at + CHUNK_OFF.compressedOffset, chunk.compressedOffset)
-  }
-  out.writeUInt32LE(chunk.uncompressedSize, at + CHUNK_OFF.uncompressedSize)
-  writeU64(out, at + CHUNK_OFF.uncompressedOffset, chunk.uncompressedOffset)
-  writeU64(out, at + CHUNK_OFF.fileOffset, fileOffset)
-  out.writeUInt32LE(chunk.index, at + CHUNK_OFF.index)
-  out.writeUInt32LE(chunk.crc32 ?? 0, at + CHUNK_OFF.crc32)
-}
-
-function chunkFlags(chunk: ImageChunk): number {
-  return (
-    (isCompressed(chunk) ? CHUNK_FLAGS.compressed : 0) |
-    (chunk.blob.cipher && chunk.batch === undefined ? CHUNK_FLAGS.encrypted : 0) |
-    (chunk.crc32 === undefined ? 0 : CHUNK_FLAGS.hasCrc32)
-  )
-}
-
-function writeU64(out: Buffer, at: number, value: number): void {
-  out.writeBigUInt64LE(BigInt(value), at)
-}
-
-function compare(a: string, b: string): number {
-  return a < b ? -1 : a > b ? 1 : 0
 }
