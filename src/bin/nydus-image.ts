@@ -4,12 +4,14 @@ import { addLaterCommands, commandLine } from '../common/command-line.js'
 import { readVersion } from '../common/version.js'
 import { addCheck } from './nydus-image/check.js'
 import { addCreate } from './nydus-image/create.js'
+import { addInspect } from './nydus-image/inspect.js'
 import { addMerge } from './nydus-image/merge.js'
+import { addStat } from './nydus-image/stat.js'
 import { addUnpack } from './nydus-image/unpack.js'
 import { run } from './run.js'
 
 /** Commands of upstream whose part comes with a later release. */
-const LATER = ['inspect', 'stat', 'export', 'compact', 'chunkdict', 'optimize']
+const LATER = ['export', 'compact', 'chunkdict', 'optimize']
 
 function program(): Command {
   const command = commandLine('nydus-image')
@@ -17,6 +19,8 @@ function program(): Command {
     .version(`nydus-image ${readVersion().version}`, '--version', 'print the version')
   addCheck(command)
   addCreate(command)
+  addInspect(command)
+  addStat(command)
   addUnpack(command)
   addMerge(command)
   addLaterCommands(command, LATER, 'nydus-image check; images are made with nydusify convert')

@@ -1,6 +1,6 @@
 import { CommanderError } from 'commander'
 import { usageFault } from '../common/command-line.js'
-import { asFault, type Fault, KINDS, fault } from '../common/fault.js'
+import { asFault, type Fault, KINDS, fault, hasErrno } from '../common/fault.js'
 
 /**
  * Runs a command line: sets the process title, turns what it throws into one sentence on standard error and the
@@ -10,6 +10,10 @@ import { asFault, type Fault, KINDS, fault } from '../common/fault.js'
 export function run(name: string, main: (argv: readonly string[]) => Promise<void>): void {
   process.title = name
   const argv = process.argv.slice(2)
+  // Whoever reads the output may have enough of it before its end, as `head` has.
+  process.stdout.on('error', (err: Error) => {
+    if (!hasErrno(err, 'EPIPE')) throw err
+  })
   main(argv).catch((err: unknown) => {
     const failure = err instanceof CommanderError ? usageFault(name, err) : asFault(err)
     if (!failure) return

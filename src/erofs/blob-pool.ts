@@ -1,4 +1,4 @@
-import type { ImageBlob, ImageChunk } from './image-tree.js'
+import type { ImageBlob, ImageChunk, ImageInode } from './image-tree.js'
 import { badField } from './struct-view.js'
 
 export interface LoadOptions {
@@ -6,6 +6,8 @@ export interface LoadOptions {
   readonly identify?: (blob: ImageBlob) => void
   /** Shared by images whose blobs of one id are to be one object. */
   readonly pool?: BlobPool
+  /** Filled with the inodes of the tree by the numbers that readers show: nids in v6. */
+  readonly numbers?: Map<number, ImageInode>
 }
 
 /**

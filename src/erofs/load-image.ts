@@ -35,7 +35,7 @@ export function loadImage(source: ByteSource, options: LoadOptions = {}): RafsIm
   if (detectFormat(source) === 'rafs-v5') return loadImageV5(source, options)
   const bootstrap = Bootstrap.open(source)
   const { chunks, ...facts } = readChunks(source, bootstrap, options)
-  const tree = new TreeLoader(source, bootstrap, chunks)
+  const tree = new TreeLoader(source, bootstrap, chunks, options.numbers)
   const root = tree.load()
   return { ...facts, root, prefetch: bootstrap.prefetchNids().flatMap(nid => tree.byNid.get(nid) ?? []) }
 }
@@ -113,7 +113,7 @@ function loadBlob(source: ByteSource, table: number, entry: BlobEntry): ImageBlo
 }
 
 class TreeLoader {
-  readonly byNid = new Map<number, ImageInode>()
+  readonly byNid: Map<number, ImageInode>
   readonly #source: ByteSource
   readonly #bootstrap: Bootstrap
   readonly #chunks: LoadedChunks
@@ -124,7 +124,13 @@ class TreeLoader {
   #room: number
   #nameCount = 1
 
-  constructor(source: ByteSource, bootstrap: Bootstrap, chunks: LoadedChunks) {
+  constructor(
+    source: ByteSource,
+    bootstrap: Bootstrap,
+    chunks: LoadedChunks,
+    byNid = new Map<number, ImageInode>(),
+  ) {
+    this.byNid = byNid
     this.#source = source
     this.#bootstrap = bootstrap
     this.#chunks = chunks

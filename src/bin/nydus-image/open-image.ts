@@ -87,7 +87,7 @@ export class OpenBootstrap {
   }
 
   /** The image with its blobs identified. @throws RAFS_* */
-  load(options: Pick<LoadOptions, 'pool'> = {}): RafsImage {
+  load(options: Omit<LoadOptions, 'identify'> = {}): RafsImage {
     return loadImage(this.source, { ...options, identify: this.identify })
   }
 

@@ -28,7 +28,7 @@ export function loadImageV5(source: ByteSource, options: LoadOptionsV5 = {}): Ra
   const { extended, ...table } = parseBlobTableV5(source, sb)
   const blobs = shareBlobs(table.blobs, options)
   const chunks = new ChunkRecords(source, { blobs, extended }, sb.chunkSize)
-  const loader = new TreeLoader(source, sb, chunks, options.verifyDigests ? sb.digester : undefined)
+  const loader = new TreeLoader(source, sb, chunks, options)
   const root = loader.load()
   return {
     version: 5,
@@ -48,6 +48,7 @@ class TreeLoader {
   readonly #chunks: ChunkRecords
   /** Undefined when digests are not verified. */
   readonly #digester: Digester | undefined
+  readonly #numbers: Map<number, ImageInode> | undefined
   readonly #table: StructView
   /** By index in the inode table: 1 for those that have been met. */
   readonly #seen: Uint8Array
@@ -61,11 +62,12 @@ class TreeLoader {
   /** By number, those that are to be prefetched; undefined until they are met. */
   readonly #prefetch: Map<number, ImageInode | undefined>
 
-  constructor(source: ByteSource, sb: SuperblockV5, chunks: ChunkRecords, digester: Digester | undefined) {
+  constructor(source: ByteSource, sb: SuperblockV5, chunks: ChunkRecords, options: LoadOptionsV5) {
     this.#source = source
     this.#sb = sb
     this.#chunks = chunks
-    this.#digester = digester
+    this.#digester = options.verifyDigests ? sb.digester : undefined
+    this.#numbers = options.numbers
     this.#table = readStruct(source, sb.inodeTable.offset, sb.inodeTable.size, 'RAFS v5 inode table')
     this.#seen = new Uint8Array(sb.nameCount + 1)
     this.#room = source.sizeBytes
@@ -171,6 +173,7 @@ class TreeLoader {
   #inode(record: InodeRecord): ImageInode {
     const made = this.#make(record)
     const inode = made.type === 'regular' && record.nlink > 1 ? this.#share(record, made) : made
+    this.#numbers?.set(record.ino, inode)
     if (this.#prefetch.has(record.ino)) this.#prefetch.set(record.ino, inode)
     return inode
   }

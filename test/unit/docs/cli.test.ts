@@ -21,6 +21,8 @@ const COMMAND_LINES: [string, string[]][] = [
   ['nydus-image', []],
   ['nydus-image', ['check']],
   ['nydus-image', ['create']],
+  ['nydus-image', ['inspect']],
+  ['nydus-image', ['stat']],
   ['nydus-image', ['unpack']],
   ['nydus-image', ['merge']],
   ['nydusctl', []],
