@@ -23,7 +23,10 @@ export interface BlobTableV5 {
 
 /** @throws RAFS_FIELD, RAFS_TRUNCATED */
 export function parseBlobTableV5(source: ByteSource, sb: SuperblockV5): BlobTableV5 {
-  const blobs = parseIds(source, sb).map(id => newBlob(id, sb))
+  const blobs = parseIds(source, sb).map(({ id, prefetchSize }) => ({
+    ...newBlob(id, sb),
+    ...(prefetchSize > 0 && { prefetchSize }),
+  }))
   const { offset, size } = sb.extendedBlobTable
   if (size === 0) return { blobs, extended: false }
   const view = readStruct(source, offset, size, 'RAFS v5 extended blob table')
@@ -34,9 +37,9 @@ export function parseBlobTableV5(source: ByteSource, sb: SuperblockV5): BlobTabl
 }
 
 /** Ids with a NUL between them; what the alignment adds at the end is shorter than any entry. */
-function parseIds(source: ByteSource, { blobTable }: SuperblockV5): string[] {
+function parseIds(source: ByteSource, { blobTable }: SuperblockV5): { id: string; prefetchSize: number }[] {
   const view = readStruct(source, blobTable.offset, blobTable.size, 'RAFS v5 blob table')
-  const ids: string[] = []
+  const ids: { id: string; prefetchSize: number }[] = []
   for (let at = 0; view.bytes.length - at > F.BLOB_PREFETCH_SIZE;) {
     const start = at + F.BLOB_PREFETCH_SIZE
     const nul = view.bytes.indexOf(0, start)
@@ -49,7 +52,12 @@ function parseIds(source: ByteSource, { blobTable }: SuperblockV5): string[] {
       id.slice(0, 80),
       '64 lower-case hex digits are expected',
     )
-    ids.push(id)
+    // What builders want to be prefetched they put first in a blob.
+    ids.push({
+      id,
+      prefetchSize:
+        view.u32(at + F.BLOB_PREFETCH_OFF.offset) === 0 ? view.u32(at + F.BLOB_PREFETCH_OFF.size) : 0,
+    })
     at = end + 1
   }
   return ids

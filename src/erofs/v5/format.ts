@@ -13,6 +13,7 @@ export const INODE_OFFSET_UNIT = 8
 export const PREFETCH_ENTRY_SIZE = 4
 /** Prefetch offset and size of a blob (u32 each), which stand before its id. */
 export const BLOB_PREFETCH_SIZE = 8
+export const BLOB_PREFETCH_OFF = { offset: 0, size: 4 } as const
 export const EXTENDED_BLOB_ENTRY_SIZE = 64
 export const INODE_SIZE = 128
 export const ALIGNMENT = 8

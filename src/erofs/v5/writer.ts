@@ -113,6 +113,7 @@ function rafsFlags(layout: LayoutV5, options: BootstrapOptions): number {
 function writeBlobs(out: Buffer, tables: TablePlaces, blobs: readonly ImageBlob[]): void {
   let at = tables.blob
   blobs.forEach((blob, index) => {
+    out.writeUInt32LE(Math.min(blob.prefetchSize ?? 0, 0xffffffff), at + F.BLOB_PREFETCH_OFF.size)
     out.write(blob.id, at + F.BLOB_PREFETCH_SIZE, 'latin1')
     at += F.BLOB_PREFETCH_SIZE + blob.id.length + 1
     const entry = tables.extended + index * F.EXTENDED_BLOB_ENTRY_SIZE

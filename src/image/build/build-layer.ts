@@ -5,6 +5,7 @@ import { type ByteStream, decompressLayer } from '../tar/layer-stream.js'
 import type { LayerLimits } from '../tar/limits.js'
 import { readTar } from '../tar/tar-reader.js'
 import { openBlobFile } from './blob-output.js'
+import type { ChunkDictionary } from './chunk-writer.js'
 import type { CompressPool } from './compress-pool.js'
 import { buildImage } from './image-builder.js'
 
@@ -13,6 +14,12 @@ export interface LayerOptions {
   readonly compressor: Compressor
   readonly digester: Digester
   readonly limits: LayerLimits
+  /** 6 where it is left out. */
+  readonly version?: 5 | 6
+  /** Files of less than half of it are compressed together; not at all where it is left out. RAFS v6 only. */
+  readonly batchSize?: number
+  /** Chunks of other images that need not be stored again. */
+  readonly knownChunks?: ChunkDictionary
 }
 
 /** A layer as it goes to a registry, and what the merged bootstrap needs of it. */
@@ -32,8 +39,8 @@ export interface BuiltLayer {
 }
 
 /**
- * Turns an OCI layer (tar, tar+gzip or tar+zstd) into a RAFS v6 data blob in the file at `path`: chunks in the order
- * of the archive, chunk infos, digests, the layer's own bootstrap and a table of contents (rafs.md 2).
+ * Turns an OCI layer (tar, tar+gzip or tar+zstd) into a data blob in the file at `path`: chunks in the order of the
+ * archive and the layer's own bootstrap; in RAFS v6 also chunk infos, digests and a table of contents (rafs.md 2).
  */
 export async function buildLayer(
   source: ByteStream,
@@ -41,16 +48,17 @@ export async function buildLayer(
   options: LayerOptions,
   pool: CompressPool,
 ): Promise<BuiltLayer> {
+  const version = options.version ?? 6
   const built = await buildImage(
     { entries: () => readTar(decompressLayer(source, options.limits)) },
     await openBlobFile(path),
     {
       ...options,
-      version: 6,
-      batchSize: 0,
-      alignedChunks: true,
+      version,
+      batchSize: options.batchSize ?? 0,
+      alignedChunks: false,
       inlineBootstrap: true,
-      toc: true,
+      toc: version === 6,
       blobOffset: 0,
       explicitOwners: true,
       prefetchPolicy: 'none',

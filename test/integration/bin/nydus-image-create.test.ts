@@ -216,6 +216,9 @@ t.test('what is to be prefetched comes from standard input', async t => {
   const stored = readFileSync(path.join(blobs, first.blobs[0]?.id ?? ''))
   t.ok(stored.toString('latin1').startsWith('d/c d/c'), 'its data comes first')
   t.same(first.prefetch, [])
+  const line = ['-v', '5', '--compressor', 'none', '-D', blobs, '-B', boot, '--prefetch-policy', 'blob']
+  await create(t, [...line, tree], '/d/c\n')
+  t.equal(load(boot).blobs[0]?.prefetchSize, 'd/c '.length * 3000, 'which RAFS v5 says of the blob')
 })
 
 t.test('without owners the bytes are the same, whoever owns the source', { skip: rootMissing }, async t => {
