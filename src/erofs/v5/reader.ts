@@ -10,7 +10,7 @@ import { type LoadOptions, shareBlobs } from '../blob-pool.js'
 import { CHUNK_RECORD_SIZE, DIGEST_SIZE, MAX_DEPTH } from '../format.js'
 import type { DirectoryInode, ImageInode, InodeAttributes, RafsImage, RegularInode } from '../image-tree.js'
 import { deviceNumbers } from '../inode.js'
-import { readStruct, type StructView } from '../struct-view.js'
+import { badField, fits, readStruct, type StructView } from '../struct-view.js'
 import { parseBlobTableV5 } from './blob-table.js'
 import { ChunkRecords } from './chunks.js'
 import * as F from './format.js'
@@ -126,7 +126,14 @@ class TreeLoader {
         `${ino} is expected`,
       )
       if (child.name <= previous)
-        throw child.view.bad(F.INODE_SIZE, 'name', child.name, 'the names of a directory ascend')
+        throw badField(
+          'RAFS_FIELD',
+          `name of inode ${childIndex + i}`,
+          child.view.at + F.INODE_SIZE,
+          'name',
+          child.name,
+          'the names of a directory ascend',
+        )
       previous = child.name
       hasher?.update(storedDigest(child.view))
       yield child
@@ -139,11 +146,11 @@ class TreeLoader {
     const at = (index - 1) * F.INODE_TABLE_ENTRY_SIZE
     const offset = this.#table.u32(at) * F.INODE_OFFSET_UNIT
     this.#table.check(
-      offset >= F.SUPERBLOCK_SIZE,
+      offset >= F.SUPERBLOCK_SIZE && fits(this.#source, offset, F.INODE_SIZE),
       at,
       `entry ${index}`,
       offset,
-      'an offset after the superblock is expected',
+      'an offset between the superblock and the end of the file is expected',
     )
     this.#table.check(this.#seen[index] === 0, at, `entry ${index}`, offset, 'it has two places in the tree')
     this.#seen[index] = 1

@@ -28,7 +28,7 @@ export function checkBootstrapV6(source: ByteSource): CheckedBootstrap {
   const read = source.read(0, source.sizeBytes)
   const bytes = Buffer.from(read.buffer, read.byteOffset, read.length)
   checkFlags(superblock, blobs)
-  checkDevices(bytes, superblock, devices)
+  checkDevices(bytes, superblock, devices, blobs)
   const records = new CheckedChunks(bytes, superblock.chunkTable, blobs)
   const tree = new TreeCheck(bytes, superblock, blobs, records)
   const facts = tree.run()
@@ -47,7 +47,12 @@ function checkFlags({ flags }: Superblock, blobs: readonly BlobEntry[]): void {
 }
 
 /** On one disk made of bootstrap and blobs, the blobs follow one another (rafs.md 1.3). */
-function checkDevices(bytes: Buffer, sb: Superblock, devices: readonly DeviceSlot[]): void {
+function checkDevices(
+  bytes: Buffer,
+  sb: Superblock,
+  devices: readonly DeviceSlot[],
+  blobs: readonly BlobEntry[],
+): void {
   let end = bytes.length
   let blocks = 0
   for (const [index, { blocks: own, mappedBlock: mapped }] of devices.entries()) {
@@ -55,17 +60,27 @@ function checkDevices(bytes: Buffer, sb: Superblock, devices: readonly DeviceSlo
     blocks += own
     // Bootstraps of early builders, and of more data than a disk takes, have no such addresses.
     if (mapped === 0) continue
-    if (mapped * sb.blockSize < end)
+    if (mapped * sb.blockSize < end || (mapped * sb.blockSize) % F.FLAT_DEVICE_ALIGNMENT !== 0)
       throw partFault(
         'device table',
         at + F.DEVICE_OFF.mappedBlock,
-        `field mapped_blkaddr of blob ${index} is ${mapped}: what stands before it ends at byte ${end}`,
+        `field mapped_blkaddr of blob ${index} is ${mapped}: a multiple of ${F.FLAT_DEVICE_ALIGNMENT / sb.blockSize} ` +
+          `is expected, and what stands before it ends at byte ${end}`,
       )
     end = (mapped + own) * sb.blockSize
   }
   const at = F.SUPERBLOCK_OFFSET + F.SB_OFF.blocks
   const stated = bytes.readUInt32LE(at)
   // Early builders wrote a constant.
-  if (stated !== F.BLOCK_SIZE && stated !== Math.min(blocks, 0xffffffff))
-    throw partFault('superblock', at, `field blocks is ${stated}: the devices have ${blocks}`)
+  if (stated === F.BLOCK_SIZE || stated === Math.min(blocks, 0xffffffff)) return
+  for (const [index, { blocks: own }] of devices.entries()) {
+    const expected = Math.ceil((blobs[index]?.uncompressedSize ?? 0) / sb.blockSize)
+    if (own !== expected)
+      throw partFault(
+        'device table',
+        F.DEVICE_TABLE_OFFSET + index * F.DEVICE_SLOT_SIZE + F.DEVICE_OFF.blocks,
+        `field blocks of blob ${index} is ${own}: its ${blobs[index]?.uncompressedSize} bytes take ${expected}`,
+      )
+  }
+  throw partFault('superblock', at, `field blocks is ${stated}: the devices have ${blocks}`)
 }

@@ -70,7 +70,7 @@ const V5_PARTS: readonly [RegExp, BootstrapPart][] = [
   [/^RAFS v5 (extended )?blob table/, 'blob table'],
   [/^RAFS v5 prefetch table/, 'prefetch table'],
   [/^chunks /, 'chunk table'],
-  [/^name and link target /, 'dirent'],
+  [/^name /, 'dirent'],
   [/^extended attributes /, 'xattr'],
   [/^inode /, 'inode'],
 ]

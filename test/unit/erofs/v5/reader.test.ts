@@ -46,7 +46,7 @@ const damages: [string, number, 1 | 2 | 4 | 8, number | bigint, string][] = [
   ['uncompressed size of a blob', extended + 8, 8, 4096, 'uncompressed_offset'],
   ['compressed size of a blob', extended + 16, 8, 4096, 'compressed_offset'],
   ['inode in the superblock', 8192 + 4, 4, 100, 'entry 2'],
-  ['inode beyond the file', 8192 + 4, 4, 0x10000000, 'inode 2'],
+  ['inode beyond the file', 8192 + 4, 4, 0x10000000, 'entry 2'],
   ['two names at one inode', 8192 + 4, 4, inode(3) / 8, 'i_ino'],
   ['parent', at('dir', 32), 8, 2, 'i_parent'],
   ['parent of the root', inode(1) + 32, 8, 1, 'i_parent'],
