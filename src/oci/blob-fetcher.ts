@@ -7,8 +7,9 @@
 import { createHash } from 'node:crypto'
 import { fault } from '../common/fault.js'
 import { leadsTo, safeUrl, type Scheme } from './host.js'
-import type { HttpResponse, Lane } from './http-client.js'
-import { rangeHeader, rangePieces, totalOf } from './range-body.js'
+import type { Lane } from './http-client.js'
+import type { HttpResponse } from './http-response.js'
+import { RangeBody, rangeHeader, totalOf } from './range-body.js'
 import type { RegistrySession, SessionRequest } from './registry-session.js'
 import { Retry, retrying, type RetryPolicy } from './retry.js'
 import { statusFault } from './status-fault.js'
@@ -17,6 +18,8 @@ export interface FetchOptions {
   /** Default `demand`. */
   readonly lane?: Lane
   readonly signal?: AbortSignal | undefined
+  /** Where a range is to be put: as long as the range. */
+  readonly into?: Uint8Array | undefined
   /** Told of a range while it arrives: the first `done` bytes of its buffer are there. */
   readonly onBytes?: ((bytes: Uint8Array, done: number) => void) | undefined
 }
@@ -48,7 +51,7 @@ export class BlobFetcher {
     this.#options = options
   }
 
-  /** Exactly `length` bytes in a buffer of their own. */
+  /** Exactly `length` bytes, in `options.into` or in a buffer of their own. */
   async range(
     repository: string,
     digest: string,
@@ -57,12 +60,30 @@ export class BlobFetcher {
     options: FetchOptions = {},
   ): Promise<Uint8Array> {
     // Not from the shared pool: such a buffer can be handed to a worker without a copy. Every byte of it is set below.
-    const out = Buffer.allocUnsafeSlow(length)
+    const out = options.into ?? Buffer.allocUnsafeSlow(length)
+    const retry = new Retry(this.#policy(options), [options.signal, this.#options.closed])
     let done = 0
-    for await (const piece of this.#resumed(repository, digest, { offset, length }, options)) {
-      out.set(piece, done)
-      done += piece.length
-      options.onBytes?.(out, done)
+    while (done < length) {
+      try {
+        const { response, body } = await this.#openRange(
+          repository,
+          digest,
+          offset + done,
+          length - done,
+          options,
+        )
+        await response.drain(piece => {
+          const wanted = body.take(piece)
+          out.set(wanted, done)
+          done += wanted.length
+          retry.moved(wanted.length)
+          options.onBytes?.(out, done)
+          return !body.enough
+        })
+        body.ended()
+      } catch (err) {
+        await retry.after(err)
+      }
     }
     return out
   }
@@ -78,7 +99,7 @@ export class BlobFetcher {
   ): AsyncGenerator<Uint8Array, void, undefined> {
     const hash = createHash('sha256')
     let size = 0
-    for await (const piece of this.#resumed(repository, blob.digest, { offset: 0 }, options)) {
+    for await (const piece of this.#resumed(repository, blob.digest, options)) {
       hash.update(piece)
       size += piece.length
       if (blob.size !== undefined && size > blob.size) break
@@ -117,30 +138,48 @@ export class BlobFetcher {
   async *#resumed(
     repository: string,
     digest: string,
-    range: { offset: number; length?: number },
     options: FetchOptions,
   ): AsyncGenerator<Uint8Array, void, undefined> {
-    const subject = this.#subject(repository, digest)
     const retry = new Retry(this.#policy(options), [options.signal, this.#options.closed])
-    let end = range.length === undefined ? undefined : range.offset + range.length
-    let at = range.offset
+    let at = 0
+    let end: number | undefined
     while (end === undefined || at < end) {
       try {
         const length = end === undefined ? undefined : end - at
-        const headers = at === 0 && end === undefined ? {} : { range: rangeHeader(at, length) }
-        const response = await this.#open(repository, digest, headers, options)
+        const { response, body } = await this.#openRange(repository, digest, at, length, options)
         const total = totalOf(response)
-        for await (const piece of rangePieces(response, at, length, subject)) {
-          at += piece.length
+        for await (const piece of response.pieces()) {
+          const wanted = body.take(piece)
+          at += wanted.length
           // The whole length is known from the first answer; a later one only continues it.
           end ??= total
-          retry.moved(piece.length)
-          yield piece
+          retry.moved(wanted.length)
+          if (wanted.length > 0) yield wanted
+          if (body.enough) break
         }
+        body.ended()
         if (end === undefined || total === 0) return
       } catch (err) {
         await retry.after(err)
       }
+    }
+  }
+
+  /** One attempt at the bytes from `offset`, to the end of the blob when `length` is undefined. */
+  async #openRange(
+    repository: string,
+    digest: string,
+    offset: number,
+    length: number | undefined,
+    options: FetchOptions,
+  ): Promise<{ response: HttpResponse; body: RangeBody }> {
+    const headers = offset === 0 && length === undefined ? {} : { range: rangeHeader(offset, length) }
+    const response = await this.#open(repository, digest, headers, options)
+    try {
+      return { response, body: new RangeBody(response, offset, length, this.#subject(repository, digest)) }
+    } catch (err) {
+      response.discardNow()
+      throw err
     }
   }
 

@@ -6,7 +6,7 @@
  */
 import { createHash } from 'node:crypto'
 import { fault, isFault, type Fault } from '../common/fault.js'
-import type { HttpResponse } from './http-client.js'
+import type { HttpResponse } from './http-response.js'
 import type { RegistrySession, SessionRequest } from './registry-session.js'
 import { Retry, retrying, type RetryPolicy } from './retry.js'
 import { statusFault } from './status-fault.js'

@@ -8,13 +8,8 @@ import { fault, isFault } from '../common/fault.js'
 import { Authorizer } from './authorizer.js'
 import type { CredentialSource } from './credentials.js'
 import { isLoopbackHost, safeUrl, type Scheme } from './host.js'
-import {
-  HttpClient,
-  type HttpClientOptions,
-  type HttpRequest,
-  type HttpResponse,
-  type Lane,
-} from './http-client.js'
+import { HttpClient, type HttpClientOptions, type HttpRequest, type Lane } from './http-client.js'
+import type { HttpResponse } from './http-response.js'
 import { statusFault } from './status-fault.js'
 
 export interface RegistrySessionOptions extends HttpClientOptions {

@@ -1,6 +1,6 @@
 /** What an HTTP status of a registry means to us. */
 import { fault, type Fault } from '../common/fault.js'
-import type { HttpResponse } from './http-client.js'
+import type { HttpResponse } from './http-response.js'
 import { parseRetryAfter } from './retry.js'
 
 const MAX_ERROR_BYTES = 16 << 10

@@ -5,7 +5,8 @@
 import { fault } from '../common/fault.js'
 import { basicHeader, type Credential } from './credentials.js'
 import { safeUrl } from './host.js'
-import type { HttpClient, HttpResponse } from './http-client.js'
+import type { HttpClient } from './http-client.js'
+import type { HttpResponse } from './http-response.js'
 import { statusFault } from './status-fault.js'
 
 export interface TokenRequest {
