@@ -113,7 +113,7 @@ class LocalBlob implements BlobReader {
 
   async #read(offset: number, length: number, options: ReadOptions): Promise<Uint8Array> {
     const { file } = await this.#file()
-    const out = new Uint8Array(length)
+    const out = options.into ?? new Uint8Array(length)
     for (let done = 0; done < length;) {
       if (options.signal?.aborted === true)
         throw fault('CANCELLED', `the read of blob ${this.blobId} was cancelled`, {

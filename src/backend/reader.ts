@@ -9,6 +9,11 @@ export interface ReadOptions {
   kind: RequestKind
   signal?: AbortSignal
   /**
+   * Memory of `length` bytes that the answer may be put into; it is the reader's until `read` has settled. What `read`
+   * resolves with counts: a reader that has the bytes elsewhere says so.
+   */
+  into?: Uint8Array
+  /**
    * Told while the answer arrives, by readers that can: the first `done` bytes of what `read` will resolve with are
    * final. They count even where the read fails later.
    */

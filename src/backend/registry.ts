@@ -105,8 +105,8 @@ class RegistryBlob implements BlobReader {
 }
 
 function lane(options: ReadOptions): FetchOptions {
-  const { kind, signal, onBytes } = options
-  return { lane: kind === 'demand' ? 'demand' : 'background', signal, onBytes }
+  const { kind, signal, into, onBytes } = options
+  return { lane: kind === 'demand' ? 'demand' : 'background', signal, into, onBytes }
 }
 
 function clientOptions(config: RegistryConfig): RegistryClientOptions {

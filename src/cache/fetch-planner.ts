@@ -2,6 +2,7 @@ import { setMaxListeners } from 'node:events'
 import type { ReadOptions, RequestKind } from '../backend/reader.js'
 import { asFault, fault, type Fault, isFault } from '../common/fault.js'
 import type { BlobLayout, Extent } from './layout.js'
+import { RangeMemory } from './range-memory.js'
 
 /** Most urgent first. */
 const KINDS = ['demand', 'readahead', 'prefetch'] as const satisfies RequestKind[]
@@ -70,6 +71,7 @@ interface BlobQueue {
  */
 export class FetchPlanner {
   readonly #options: PlannerOptions
+  readonly #memory: RangeMemory
   readonly #queues = new Map<FetchTarget, BlobQueue>()
   /** Blobs with something queued, by kind; the first is next. */
   readonly #turns: Record<RequestKind, Set<BlobQueue>> = {
@@ -83,6 +85,7 @@ export class FetchPlanner {
 
   constructor(options: PlannerOptions) {
     this.#options = options
+    this.#memory = new RangeMemory(options.memoryBytes)
   }
 
   /** Bytes that are held for requests in flight. */
@@ -268,15 +271,17 @@ export class FetchPlanner {
     }
     this.#requests++
     this.#bytes += cost
+    const length = lengthOf(tasks)
+    const into = this.#memory.take(length)
     try {
-      const length = lengthOf(tasks)
-      const stored = await target.fetch(start, length, { kind, signal: abort.signal, onBytes })
+      const stored = await target.fetch(start, length, { kind, signal: abort.signal, into, onBytes })
       onBytes(stored, length)
     } catch (err) {
       const failure = asFault(err)
       for (const task of arriving.splice(0)) this.#fetchFailed(task, failure, kind, tasks.length > 1)
     }
     await Promise.all(stores)
+    this.#memory.giveBack(into)
     this.#requests--
     this.#bytes -= cost
   }

@@ -75,9 +75,12 @@ export class LayoutSet {
   /** Reads stored bytes through the first reader that yields them. @throws the first reader's fault */
   async fetch(offset: number, length: number, options: ReadOptions): Promise<Uint8Array> {
     let first: Fault | undefined
+    const { into, ...rest } = options
     for (const reader of new Set(this.#entries.map(entry => entry.origin.reader))) {
       try {
-        const stored = await reader.read(offset, length, options)
+        // What the first has told to be there is being stored: the next one must not write over it.
+        const memory = first || !into ? {} : { into }
+        const stored = await reader.read(offset, length, { ...rest, ...memory })
         if (stored.length === length) return stored
         throw fault('REGISTRY_PROTOCOL', `the backend gave ${stored.length} of ${length} bytes`)
       } catch (err) {

@@ -1,4 +1,7 @@
-/** One answer: status and headers first, then a body that waits until somebody takes it. */
+/**
+ * One answer: status and headers first, then a body for whoever takes it. A short body comes at once, so that an answer
+ * which nobody has looked at yet does not hold its connection; a long one waits for its taker.
+ */
 import type { Dispatcher } from 'undici'
 import { asFault, fault, isFault } from '../common/fault.js'
 import { safeUrl } from './host.js'
@@ -25,7 +28,8 @@ interface Taker {
 
 /** A body slower than this over a whole silence timeout counts as stalled: a trickle must not hold a reader. */
 const MIN_BYTES_PER_WINDOW = 16 << 10
-const DISCARD_LIMIT = 64 << 10
+/** A body up to this size is short. */
+const SHORT_BYTES = 64 << 10
 /** What `pieces` holds for a slow consumer before it stops the sender. */
 const MAX_QUEUED_BYTES = 1 << 20
 
@@ -38,6 +42,9 @@ export class Exchange implements Dispatcher.DispatchHandler {
   #reject: (err: Error) => void = () => {}
   #controller: Dispatcher.DispatchController | undefined
   #taker: Taker | undefined
+  /** What came before anybody took it. */
+  #early: Uint8Array[] = []
+  #earlyBytes = 0
   /** `true` when the body has ended, or why it failed. */
   #outcome: true | Error | undefined
   #resumedMs = 0
@@ -60,6 +67,7 @@ export class Exchange implements Dispatcher.DispatchHandler {
   /** Lets the body come, to this taker; what already became of it is told at once. */
   take(taker: Taker): void {
     this.#taker = taker
+    for (const piece of this.#early.splice(0)) if (!this.#give(taker, piece)) return
     if (this.#outcome === true) taker.end()
     else if (this.#outcome) taker.fail(this.#outcome)
     else this.resume()
@@ -99,11 +107,14 @@ export class Exchange implements Dispatcher.DispatchHandler {
 
   onResponseStart(controller: Dispatcher.DispatchController, status: number, headers: Headers): void {
     if (status < 200) return
-    controller.pause()
-    this.#resolve(new HttpResponse(this, status, headers))
+    const answer = new HttpResponse(this, status, headers)
+    if ((answer.contentLength ?? 0) > SHORT_BYTES) controller.pause()
+    this.#resumedMs = performance.now()
+    this.#resolve(answer)
   }
 
   onResponseData(_controller: Dispatcher.DispatchController, piece: Uint8Array): void {
+    if (this.over) return
     const now = performance.now()
     this.#waitedMs += now - this.#resumedMs
     this.#resumedMs = now
@@ -114,10 +125,12 @@ export class Exchange implements Dispatcher.DispatchHandler {
       this.#waitedMs = 0
       this.#windowBytes = 0
     }
-    try {
-      this.#taker?.piece(piece)
-    } catch (err) {
-      this.abort(asFault(err))
+    if (this.#taker) {
+      this.#give(this.#taker, piece)
+    } else {
+      this.#early.push(Buffer.from(piece))
+      this.#earlyBytes += piece.length
+      if (this.#earlyBytes > SHORT_BYTES) this.pause()
     }
     this.options.used(piece)
   }
@@ -130,6 +143,19 @@ export class Exchange implements Dispatcher.DispatchHandler {
 
   onResponseError(_controller: Dispatcher.DispatchController, err: Error): void {
     this.fail(err)
+  }
+
+  /** False when the taker cannot go on. */
+  #give(taker: Taker, piece: Uint8Array): boolean {
+    try {
+      taker.piece(piece)
+      return true
+    } catch (err) {
+      const failure = asFault(err)
+      if (this.over) taker.fail(failure)
+      else this.abort(failure)
+      return false
+    }
   }
 
   #finish(outcome: true | Error): void {
@@ -181,8 +207,10 @@ export class HttpResponse {
    */
   drain(take: (piece: Uint8Array) => boolean): Promise<void> {
     return new Promise((resolve, reject) => {
+      let wanted = true
       const piece = (bytes: Uint8Array): void => {
-        if (take(bytes)) return
+        wanted &&= take(bytes)
+        if (wanted) return
         resolve()
         this.discardNow()
       }
@@ -255,10 +283,10 @@ export class HttpResponse {
   async discard(): Promise<void> {
     // The length that a HEAD tells is not that of its body.
     const length = this.#exchange.options.isHead ? 0 : (this.contentLength ?? 0)
-    if (length > DISCARD_LIMIT) return this.discardNow()
+    if (length > SHORT_BYTES) return this.discardNow()
     let readBytes = 0
     try {
-      await this.drain(piece => (readBytes += piece.length) <= DISCARD_LIMIT)
+      await this.drain(piece => (readBytes += piece.length) <= SHORT_BYTES)
     } catch (err) {
       if (isFault(err, 'CANCELLED')) throw err
       // What the body of an unwanted answer does is nobody's concern.
