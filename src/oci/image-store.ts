@@ -42,6 +42,8 @@ export interface ImageTarget {
   readonly reference: Reference
   /** True when the blob needs no upload. */
   hasBlob(blob: BlobId, options?: StoreOptions): Promise<boolean>
+  /** Stored bytes of a blob; undefined when it is not there. */
+  blobSize(digest: string, options?: StoreOptions): Promise<number | undefined>
   /** Stores a blob that is not there yet. @throws DIGEST_MISMATCH, and the blob is not stored then */
   putBlob(blob: BlobId, content: BlobContent, options?: PutBlobOptions): Promise<void>
   /** Takes a blob over from a source without moving it; false where that is not possible. */

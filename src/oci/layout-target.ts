@@ -63,11 +63,15 @@ abstract class LayoutTarget implements ImageTarget {
     this.reference = reference
   }
 
-  abstract hasBlob(blob: BlobId): Promise<boolean>
+  abstract blobSize(digest: string): Promise<number | undefined>
   abstract putBlob(blob: BlobId, content: BlobContent, options?: PutBlobOptions): Promise<void>
   protected abstract putName(entry: Descriptor): Promise<void>
   abstract commit(): Promise<void>
   abstract close(): Promise<void>
+
+  async hasBlob({ digest, size }: BlobId): Promise<boolean> {
+    return (await this.blobSize(digest)) === size
+  }
 
   takeBlob(): Promise<boolean> {
     return Promise.resolve(false)
@@ -93,11 +97,11 @@ class DirectoryTarget extends LayoutTarget {
     this.#directory = directory
   }
 
-  async hasBlob({ digest, size }: BlobId): Promise<boolean> {
+  async blobSize(digest: string): Promise<number | undefined> {
     try {
-      return (await stat(this.#blobFile(digest))).size === size
+      return (await stat(this.#blobFile(digest))).size
     } catch (err) {
-      if (hasErrno(err, 'ENOENT')) return false
+      if (hasErrno(err, 'ENOENT')) return undefined
       throw asFault(err, 'FILE_UNREADABLE', `${this.#directory} cannot be read`)
     }
   }
@@ -149,7 +153,8 @@ class ArchiveTarget extends LayoutTarget {
   readonly #beside: string
   readonly #pack = tar.pack()
   readonly #written: Promise<void>
-  readonly #blobs = new Set<string>()
+  /** Bytes of what is in the archive, by digest. */
+  readonly #blobs = new Map<string, number>()
   #index: Buffer | undefined
   /** Entries of an archive follow one another. */
   #last = Promise.resolve()
@@ -167,15 +172,15 @@ class ArchiveTarget extends LayoutTarget {
     this.#written.catch((err: unknown) => (this.#failure = err))
   }
 
-  hasBlob({ digest }: BlobId): Promise<boolean> {
-    return Promise.resolve(this.#blobs.has(digest))
+  blobSize(digest: string): Promise<number | undefined> {
+    return Promise.resolve(this.#blobs.get(digest))
   }
 
   putBlob(blob: BlobId, content: BlobContent, options: PutBlobOptions = {}): Promise<void> {
     const name = `blobs/sha256/${digestHex(blob.digest)}`
     const done = this.#last.then(async () => {
       await this.#add(name, blob.size, checked(blob, content, options))
-      this.#blobs.add(blob.digest)
+      this.#blobs.set(blob.digest, blob.size)
     })
     this.#last = done.catch(() => undefined)
     return done

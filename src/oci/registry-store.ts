@@ -1,4 +1,5 @@
 import { sha256 } from '../common/digest.js'
+import { isFault } from '../common/fault.js'
 import type {
   BlobContent,
   BlobId,
@@ -47,6 +48,15 @@ export class RegistryStore implements ImageStore {
 
   hasBlob({ digest }: BlobId, options?: StoreOptions): Promise<boolean> {
     return this.#client.hasBlob(this.#repository, digest, options)
+  }
+
+  async blobSize(digest: string, options?: StoreOptions): Promise<number | undefined> {
+    try {
+      return await this.#client.fetchBlobSize(this.#repository, digest, options)
+    } catch (err) {
+      if (isFault(err, 'REGISTRY_NOT_FOUND')) return undefined
+      throw err
+    }
   }
 
   async putBlob(blob: BlobId, content: BlobContent, options: PutBlobOptions = {}): Promise<void> {

@@ -17,7 +17,10 @@ export interface ConvertFlags {
   plainHttp: boolean
   compressor: 'zstd' | 'lz4_block' | 'none'
   fsChunkSize: number
-  fsVersion: string
+  fsVersion: '5' | '6'
+  batchSize: number
+  chunkDict?: string
+  chunkDictInsecure: boolean
   workDir: string
   platform?: string
   allPlatforms: boolean
@@ -47,8 +50,6 @@ const LATER = [
   '--backend-config <json>',
   '--backend-config-file <file>',
   '--backend-force-push',
-  '--chunk-dict <dict>',
-  '--chunk-dict-insecure',
   '--oci-ref',
   '--encrypt-recipients <list>',
 ]
@@ -103,7 +104,19 @@ export function addConvertOptions(command: Command): Command {
     new Option('--backend-type <type>', 'where blobs go')
       .choices(['registry', 'oss', 's3', 'localfs'])
       .default('registry'),
-    new Option('--batch-size <size>', 'merge small chunks up to this size').default('0'),
+    new Option(
+      '--batch-size <size>',
+      'compress small files together up to this size; power of two, 0: each alone',
+    )
+      .argParser(parseBatchSize)
+      .default(0, '0'),
+    new Option(
+      '--chunk-dict <dict>',
+      'bootstrap:registry:REF or bootstrap:local:PATH, whose chunks are used again',
+    ),
+    new Option('--chunk-dict-insecure', 'accept any certificate of its registry, or plain HTTP').default(
+      false,
+    ),
     new Option('--max-layer-size <bytes>', 'refuse a layer with more uncompressed bytes')
       .argParser(parseCount)
       .default(DEFAULT_LIMITS.maxBytes),
@@ -129,10 +142,8 @@ export function checkConvertOptions(command: Command): string[] {
   }
   const later = LATER.find(isGiven)
   if (later !== undefined) throw comesLater(longName(later))
-  const { backendType, batchSize, fsVersion } = command.opts<Record<string, string>>()
+  const { backendType } = command.opts<Record<string, string>>()
   if (backendType !== 'registry') throw comesLater(`--backend-type ${backendType ?? ''}`)
-  if (Number(batchSize) !== 0) throw comesLater('--batch-size')
-  if (fsVersion !== '6') throw comesLater(`--fs-version ${fsVersion ?? ''}`)
   return Object.entries(WITHOUT_EFFECT)
     .filter(([flags]) => isGiven(flags))
     .map(([flags, why]) => `${longName(flags)} has no effect: ${why}`)
@@ -171,6 +182,10 @@ function parseSize(text: string): number {
   const [, digits, unit = ''] = /^([0-9]{1,9})(?:([kmg])i?)?b?$/i.exec(text) ?? []
   if (digits === undefined) throw new InvalidArgumentError('It must be a size like 16MB.')
   return Number(digits) * 1024 ** ' kmg'.indexOf(unit === '' ? ' ' : unit.toLowerCase())
+}
+
+function parseBatchSize(text: string): number {
+  return /^(?:0x)?0+$/i.test(text) ? 0 : parseChunkSize(text)
 }
 
 export function parseCount(text: string): number {

@@ -7,7 +7,8 @@ import { type ConvertRequest, type ConvertResult, convertImage } from '../../ima
 import { reverseImage } from '../../image/convert/reverse.js'
 import type { Platforms } from '../../image/convert/source-image.js'
 import { ConvertProgress, formatSize } from '../../image/convert/convert-progress.js'
-import { BuildCache } from '../../image/convert/build-cache.js'
+import { BuildCache, type BuildCacheOptions } from '../../image/convert/build-cache.js'
+import { BlobPool } from '../../erofs/blob-pool.js'
 import { openRegistryStore, openSource, openTarget } from '../../image/convert/open-store.js'
 import type { LayerOptions } from '../../image/build/build-layer.js'
 import { DEFAULT_LIMITS } from '../../image/tar/limits.js'
@@ -15,6 +16,7 @@ import type { ImageSource, ImageStore, ImageTarget } from '../../oci/image-store
 import { type Reference, formatReference, parseReference } from '../../oci/reference.js'
 import { type ConvertFlags, addConvertOptions, checkConvertOptions } from './convert-options.js'
 import { stopSignal } from './access.js'
+import { openDictionary } from './dictionary.js'
 import { parsePlatforms } from './platforms.js'
 
 /** `nydusify convert`: a plain image becomes a nydus image. */
@@ -32,7 +34,11 @@ async function convertMain(flags: ConvertFlags, self: Command): Promise<void> {
   const prefetch = flags.prefetchPatterns ? lines(await text(process.stdin)) : [flags.prefetchDir]
   const { fsChunkSize: chunkSize, compressor, maxLayerSize, maxCompressionRatio } = flags
   const limits = { ...DEFAULT_LIMITS, maxBytes: maxLayerSize, maxRatio: maxCompressionRatio }
-  const layer: LayerOptions = { chunkSize, compressor, digester: 'blake3', limits }
+  const { batchSize, fsVersion } = flags
+  const version = fsVersion === '5' ? 5 : 6
+  if (batchSize > 0 && (version === 5 || batchSize > chunkSize))
+    throw fault('USAGE', '--batch-size needs --fs-version 6, and is at most --chunk-size')
+  const plain: LayerOptions = { chunkSize, compressor, digester: 'blake3', version, batchSize, limits }
   const signal = stopSignal('the conversion was stopped: nothing was published')
   const observer = new ConvertProgress(process.stderr)
   await withStores(flags, source, target, async stores => {
@@ -40,6 +46,11 @@ async function convertMain(flags: ConvertFlags, self: Command): Promise<void> {
       await reverseMain(flags, stores, platforms, signal)
       return
     }
+    const pool = new BlobPool()
+    const dictionary = await openDictionary(flags, stores.opened, pool, signal)
+    dictionary?.requireKind({ ...plain, version })
+    const layer: LayerOptions = { ...plain, ...(dictionary && { knownChunks: dictionary.chunks }) }
+    const options = { layer, dictionary, pool }
     const request: ConvertRequest = {
       source: stores.source,
       target: stores.target,
@@ -47,7 +58,9 @@ async function convertMain(flags: ConvertFlags, self: Command): Promise<void> {
       mergePlatform: flags.mergePlatform,
       withReferrer: flags.withReferrer,
       layer,
-      ...(await openCache(flags, stores, layer, signal)),
+      ...(await openCache(flags, stores, options, signal)),
+      ...(dictionary && { dictionary }),
+      pool,
       oci: flags.oci,
       prefetch,
       workDirectory: flags.workDir,
@@ -76,6 +89,12 @@ interface Stores {
   readonly source: ImageSource
   readonly target: ImageTarget
   readonly cache: ImageStore | undefined
+  /** Notes what is to be closed with them. */
+  readonly opened: <T extends Closable>(opening: Promise<T>) => Promise<T>
+}
+
+interface Closable {
+  close(): Promise<void>
 }
 
 async function withStores(
@@ -85,8 +104,8 @@ async function withStores(
   run: (stores: Stores) => Promise<void>,
 ): Promise<void> {
   const { plainHttp, sourceArchive, targetArchive, buildCacheTag: tag } = flags
-  const closing: { close(): Promise<void> }[] = []
-  const opened = async <T extends { close(): Promise<void> }>(opening: Promise<T>): Promise<T> => {
+  const closing: Closable[] = []
+  const opened = async <T extends Closable>(opening: Promise<T>): Promise<T> => {
     const store = await opening
     closing.unshift(store)
     return store
@@ -100,6 +119,7 @@ async function withStores(
     const { sourceInsecure, targetInsecure, buildCacheInsecure } = flags
     const access = { reference: source, archive: sourceArchive, insecure: sourceInsecure, plainHttp }
     await run({
+      opened,
       source: await opened(openSource(access)),
       target: await opened(
         openTarget({ ...push, reference: target, archive: targetArchive, insecure: targetInsecure }),
@@ -122,13 +142,13 @@ async function withStores(
 async function openCache(
   flags: ConvertFlags,
   { cache: store, target }: Stores,
-  layer: LayerOptions,
+  layerOptions: Pick<BuildCacheOptions, 'layer' | 'dictionary' | 'pool'>,
   signal: AbortSignal,
 ): Promise<{ cache?: BuildCache }> {
   if (!store) return {}
   const { buildCacheVersion: version, buildCacheMaxRecords: maxRecords } = flags
   // A cache goes with a registry as target only.
-  const options = { store, target: target as ImageStore, version, maxRecords, layer }
+  const options = { ...layerOptions, store, target: target as ImageStore, version, maxRecords }
   return { cache: await BuildCache.open(options, signal) }
 }
 

@@ -17,7 +17,9 @@ import {
 import type { Descriptor } from '../../oci/manifest.js'
 import { MEDIA_TYPE } from '../../oci/media-types.js'
 import type { LayerOptions } from '../build/build-layer.js'
-import { type MergeableLayer, encodeLayerRecord, parseLayerRecord } from './layer-record.js'
+import { type MergeableLayer, encodeLayerRecord, optionsDigest, parseLayerRecord } from './layer-record.js'
+import type { BlobPool } from '../../erofs/blob-pool.js'
+import type { Dictionary } from './dictionary.js'
 import type { SourceImage } from './source-image.js'
 
 export interface BuildCacheOptions {
@@ -29,6 +31,8 @@ export interface BuildCacheOptions {
   /** Layers that it may remember. */
   readonly maxRecords: number
   readonly layer: LayerOptions
+  readonly dictionary: Dictionary | undefined
+  readonly pool: BlobPool
 }
 
 type Annotations = Readonly<Record<string, string>>
@@ -70,8 +74,7 @@ export class BuildCache {
   private constructor(options: BuildCacheOptions, records: CacheRecord[]) {
     this.#options = options
     this.#records = records
-    const { limits: _, ...layer } = options.layer
-    this.#optionsDigest = sha256(Buffer.from(JSON.stringify(layer)))
+    this.#optionsDigest = optionsDigest(options.layer, options.dictionary)
   }
 
   /** Reads the cache; one that is not there, or of another version, is an empty one. @throws REGISTRY_* */
@@ -95,9 +98,12 @@ export class BuildCache {
   ): Promise<MergeableLayer | undefined> {
     const known = this.#find(sourceDigest)
     if (!known) return undefined
-    const { store } = this.#options
+    const { store, pool } = this.#options
     try {
-      const layer = await parseLayerRecord(await readBlob(store, known.record, MAX_RECORD_BYTES, { signal }))
+      const layer = await parseLayerRecord(
+        await readBlob(store, known.record, MAX_RECORD_BYTES, { signal }),
+        pool,
+      )
       await ensureBlob(target, known.blob, store, { signal })
       if (`sha256:${layer.digestHex}` === known.blob.digest) return layer
     } catch (err) {
@@ -119,7 +125,7 @@ export class BuildCache {
 
   /** Stores the cache with the layers of this conversion in front. */
   async publish({ signal }: StoreOptions): Promise<void> {
-    const { store, version, maxRecords } = this.#options
+    const { store, version, maxRecords, layer } = this.#options
     const options = { signal }
     const older = this.#records.filter(
       one => one.optionsDigest !== this.#optionsDigest || !this.#used.has(one.sourceDigest),
@@ -134,7 +140,10 @@ export class BuildCache {
       mediaType: MEDIA_TYPE.ociManifest,
       config: { mediaType: MEDIA_TYPE.ociConfig, ...config },
       layers: records.flatMap(({ blob, record }) => [blob, record]),
-      annotations: { [CACHE_ANNOTATION.cache]: version, [ANNOTATION.nydusFsVersion]: '6' },
+      annotations: {
+        [CACHE_ANNOTATION.cache]: version,
+        [ANNOTATION.nydusFsVersion]: String(layer.version ?? 6),
+      },
     }
     const bytes = Buffer.from(JSON.stringify(manifest))
     await store.putManifest(MEDIA_TYPE.ociManifest, bytes, { ...options, named: true })

@@ -1,6 +1,7 @@
 import { sha256 } from '../../common/digest.js'
 import { fault, isFault } from '../../common/fault.js'
-import { encodeBootstrap } from '../../erofs/writer.js'
+import type { BlobPool } from '../../erofs/blob-pool.js'
+import { encodeImage } from '../../erofs/encode-image.js'
 import { type ImageSource, type ImageTarget, ensureBlob } from '../../oci/image-store.js'
 import type { Descriptor } from '../../oci/manifest.js'
 import { formatReference } from '../../oci/reference.js'
@@ -10,7 +11,8 @@ import { findPrefetched } from '../build/prefetch.js'
 import { BOOTSTRAP_FILE, metaFileName, packBootstrapLayer } from './bootstrap-layer.js'
 import type { BuildCache } from './build-cache.js'
 import { LayerConverter, type LayerOrigin } from './layer-converter.js'
-import type { MergeableLayer } from './layer-record.js'
+import type { Dictionary } from './dictionary.js'
+import { type MergeableLayer, imageOf, optionsDigest } from './layer-record.js'
 import {
   type IndexEntry,
   encodeIndex,
@@ -33,6 +35,10 @@ export interface ConvertRequest {
   readonly withReferrer: boolean
   readonly layer: LayerOptions
   readonly cache?: BuildCache
+  /** Its chunks are those of `layer.knownChunks`. */
+  readonly dictionary?: Dictionary
+  /** Of the dictionary and the cache: what several layers refer to is one blob. */
+  readonly pool: BlobPool
   /** OCI media types even where the source has docker's. */
   readonly oci: boolean
   /** Paths for the image's prefetch table; `/` is everything. */
@@ -82,10 +88,17 @@ export async function convertImage(request: ConvertRequest): Promise<ConvertResu
   const { source, target, layer, signal, observer } = request
   const images = await fetchSourceImages(source, request.platforms, signal)
   for (const { manifest } of images) checkLayerCount(manifest.layers.length)
-  const { limits: _, ...options } = layer
+  const options = optionsDigest(layer, request.dictionary)
   const subject = { source: source.name, target: target.name, options, builder: request.builder }
   const directory = await WorkDirectory.open(request.workDirectory, subject)
-  const converter = new LayerConverter({ target, layer, directory, cache: request.cache, signal })
+  const converter = new LayerConverter({
+    target,
+    layer,
+    directory,
+    cache: request.cache,
+    pool: request.pool,
+    signal,
+  })
   let failure: unknown
   try {
     const done = await new Conversion(request, converter).run(images)
@@ -167,13 +180,21 @@ class Conversion {
     built: readonly MergeableLayer[],
     named: boolean,
   ): Promise<{ entry: IndexEntry; sizeBytes: number }> {
-    const { target, layer, oci, builder, withReferrer, mergePlatform } = this.#request
+    const { target, layer, oci, builder, withReferrer, mergePlatform, dictionary } = this.#request
     const root = mergeLayers(built.map(one => one.root))
-    const prefetch = findPrefetched(root, this.#request.prefetch)
-    const files = new Map([[BOOTSTRAP_FILE, encodeBootstrap(root, { ...layer, prefetch }).bytes]])
+    const encoded = encodeImage(imageOf(root, layer, findPrefetched(root, this.#request.prefetch)))
+    const files = new Map([[BOOTSTRAP_FILE, encoded.bytes]])
     for (const { cacheMeta, digestHex } of built) if (cacheMeta) files.set(metaFileName(digestHex), cacheMeta)
-    const bootstrap = await packBootstrapLayer(files)
     const layers = built.map(one => ({ digest: `sha256:${one.digestHex}`, sizeBytes: one.sizeBytes }))
+    for (const { id } of encoded.blobs) {
+      if (!dictionary || built.some(one => one.digestHex === id)) continue
+      // What the bootstrap refers to must be a layer of the image, or a registry may collect it.
+      const { digest, size } = await dictionary.ensure(target, id, { signal: this.#signal })
+      layers.push({ digest, sizeBytes: size })
+      const meta = dictionary.cacheMeta(id)
+      if (meta) files.set(metaFileName(id), meta)
+    }
+    const bootstrap = await packBootstrapLayer(files)
     const config = encodeNydusConfig(image.config.document, layers, bootstrap.diffId)
     const mediaTypes = targetMediaTypes(image.manifest, oci)
     const manifest = encodeNydusManifest({
@@ -181,7 +202,7 @@ class Conversion {
       config: { digest: sha256(config), sizeBytes: config.length },
       layers,
       bootstrap: { digest: bootstrap.digest, sizeBytes: bootstrap.bytes.length },
-      fsVersion: '6',
+      fsVersion: layer.version === 5 ? '5' : '6',
       source: image.descriptor,
       sourceReference: image.source.reference ? formatReference(image.source.reference) : image.source.name,
       builder,

@@ -1,6 +1,7 @@
 import { createReadStream } from 'node:fs'
 import { rename } from 'node:fs/promises'
 import { asFault, fault } from '../../common/fault.js'
+import type { BlobPool } from '../../erofs/blob-pool.js'
 import type { ImageSource, ImageTarget } from '../../oci/image-store.js'
 import type { Descriptor } from '../../oci/manifest.js'
 import { type LayerOptions, buildLayer } from '../build/build-layer.js'
@@ -14,6 +15,8 @@ export interface LayerConverterOptions {
   readonly layer: LayerOptions
   readonly directory: WorkDirectory
   readonly cache: BuildCache | undefined
+  /** Blobs that several layers refer to are one object. */
+  readonly pool: BlobPool
   readonly signal: AbortSignal
 }
 
@@ -92,11 +95,11 @@ export class LayerConverter {
 
   /** The layer as an interrupted run left it: at the target, or built and not uploaded to its end. */
   async #resume(digest: string): Promise<MergeableLayer | undefined> {
-    const { directory, target } = this.#options
+    const { directory, target, pool } = this.#options
     const files = fileNames(digest)
     const bytes = await directory.read(files.record)
     if (!bytes) return undefined
-    const layer = await parseLayerRecord(bytes).catch(() => undefined)
+    const layer = await parseLayerRecord(bytes, pool).catch(() => undefined)
     if (!layer) return undefined
     const blob = { digest: `sha256:${layer.digestHex}`, size: layer.sizeBytes }
     if ((await directory.sizeOf(files.blob)) === layer.sizeBytes) await this.#beginUpload(digest, layer)

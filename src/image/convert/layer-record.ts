@@ -3,10 +3,12 @@
  * interrupted conversion go on, and later conversions of other images take the layer over.
  */
 import { MemorySource } from '../../common/byte-source.js'
+import { sha256 } from '../../common/digest.js'
 import { fault } from '../../common/fault.js'
-import type { DirectoryInode } from '../../erofs/image-tree.js'
+import type { BlobPool } from '../../erofs/blob-pool.js'
+import type { DirectoryInode, ImageInode, RafsImage } from '../../erofs/image-tree.js'
 import { loadImage } from '../../erofs/load-image.js'
-import { encodeBootstrap } from '../../erofs/writer.js'
+import { encodeImage } from '../../erofs/encode-image.js'
 import type { BuiltLayer, LayerOptions } from '../build/build-layer.js'
 import {
   BOOTSTRAP_FILE,
@@ -30,24 +32,43 @@ interface Facts {
   readonly implicit: readonly string[]
 }
 
+/** Digest of what decides how a layer is built: other options give another blob. */
+export function optionsDigest(options: LayerOptions, dictionary: { digest: string } | undefined): string {
+  const { chunkSize, compressor, digester, version = 6, batchSize = 0 } = options
+  const facts = { chunkSize, compressor, digester, version, batchSize, dictionary: dictionary?.digest }
+  return sha256(Buffer.from(JSON.stringify(facts)))
+}
+
+/** The image that a tree of layers built with these options makes. */
+export function imageOf(
+  root: DirectoryInode,
+  { chunkSize, compressor, digester, version = 6 }: LayerOptions,
+  prefetch: readonly ImageInode[] = [],
+): Omit<RafsImage, 'blobs'> {
+  return { version, chunkSize, compressor, digester, explicitOwners: true, root, prefetch }
+}
+
 /** An archive of the same form as a bootstrap layer. */
 export async function encodeLayerRecord(layer: MergeableLayer, options: LayerOptions): Promise<Buffer> {
   const { root, digestHex, sizeBytes, droppedXattrs, cacheMeta } = layer
   const implicit = implicitPaths(root).map(path => Buffer.from(path, 'latin1').toString('base64'))
   const facts: Facts = { digestHex, sizeBytes, droppedXattrs, implicit }
   const files = new Map([
-    [BOOTSTRAP_FILE, encodeBootstrap(root, options).bytes],
+    [BOOTSTRAP_FILE, encodeImage(imageOf(root, options)).bytes],
     [FACTS_FILE, Buffer.from(JSON.stringify(facts))],
   ])
   if (cacheMeta) files.set(metaFileName(digestHex), cacheMeta)
   return (await packBootstrapLayer(files)).bytes
 }
 
-/** @throws IMAGE_INVALID, TAR_INVALID, RAFS_* for what is no whole record */
-export async function parseLayerRecord(bytes: Uint8Array): Promise<MergeableLayer> {
+/**
+ * @param pool - of the conversion: what several layers refer to is one blob
+ * @throws IMAGE_INVALID, TAR_INVALID, RAFS_* for what is no whole record
+ */
+export async function parseLayerRecord(bytes: Uint8Array, pool: BlobPool): Promise<MergeableLayer> {
   const files = await unpackBootstrapLayer(bytes)
   const { digestHex, sizeBytes, droppedXattrs, implicit } = parseFacts(files.get(FACTS_FILE))
-  const { root, blobs } = loadImage(new MemorySource(bootstrapOf(files)))
+  const { root, blobs } = loadImage(new MemorySource(bootstrapOf(files)), { pool })
   for (const path of implicit) markImplicit(root, Buffer.from(path, 'base64').toString('latin1'))
   return {
     digestHex,

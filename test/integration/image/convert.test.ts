@@ -6,6 +6,8 @@ import path from 'node:path'
 import { gzipSync } from 'node:zlib'
 import t from 'tap'
 import { fault } from '../../../src/common/fault.js'
+import { BlobPool } from '../../../src/erofs/blob-pool.js'
+import type { LayerOptions } from '../../../src/image/build/build-layer.js'
 import { BuildCache } from '../../../src/image/convert/build-cache.js'
 import {
   type ConvertObserver,
@@ -28,7 +30,14 @@ import { startFaultRegistry } from '../../helpers/registry.js'
 import { scratch } from '../../helpers/scratch.js'
 import { tarBytes } from '../../helpers/tar-bytes.js'
 
-const LAYER = { chunkSize: 0x100000, compressor: 'zstd', digester: 'blake3', limits: DEFAULT_LIMITS } as const
+const LAYER: LayerOptions = {
+  chunkSize: 0x100000,
+  compressor: 'zstd',
+  digester: 'blake3',
+  version: 6,
+  batchSize: 0,
+  limits: DEFAULT_LIMITS,
+}
 const skip = missingDockerRegistry()
 
 /** Collects where each layer came from. */
@@ -65,13 +74,22 @@ async function convert({ host, work, heard = new Heard(), ...run }: Run): Promis
   const target = await openTarget({ ...access, reference: reference(run.to), archive: run.targetArchive })
   const signal = run.signal ?? new AbortController().signal
   const closing = [source, target]
+  const pool = new BlobPool()
   try {
     let cache: BuildCache | undefined
     if (run.cache !== undefined) {
       const store = await openRegistryStore({ ...access, reference: reference(run.cache) })
       const into = await openRegistryStore({ ...access, reference: reference(run.to) })
       closing.push(store, into)
-      const options = { store, target: into, version: 'v1', maxRecords: 3, layer: LAYER }
+      const options = {
+        store,
+        target: into,
+        version: 'v1',
+        maxRecords: 3,
+        layer: LAYER,
+        dictionary: undefined,
+        pool,
+      }
       cache = await BuildCache.open(options, signal)
     }
     return await convertImage({
@@ -82,6 +100,7 @@ async function convert({ host, work, heard = new Heard(), ...run }: Run): Promis
       withReferrer: false,
       layer: LAYER,
       ...(cache ? { cache } : {}),
+      pool,
       oci: false,
       prefetch: [],
       workDirectory: work,

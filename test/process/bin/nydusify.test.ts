@@ -83,8 +83,13 @@ t.test('command lines that cannot be are told in a sentence', async t => {
     [2, /UPPER.*REFERENCE_INVALID/, ['convert', '--source', 'a/UPPER:x', '--target', 'b']],
     [2, /linux\/ARCH/, ['convert', '--source', 'a', '--target', 'b', '--platform', 'windows/amd64']],
     [10, /--oci-ref comes with a later release/, ['convert', '--source', 'a', '--target', 'b', '--oci-ref']],
-    [10, /--fs-version 5/, ['convert', '--source', 'a', '--target', 'b', '--fs-version', '5']],
-    [10, /nydusify check comes/, ['check', '--target', 'x', '--whatever']],
+    [
+      2,
+      /--fs-version 6/,
+      ['convert', '--source', 'a', '--target', 'b', '--fs-version', '5', '--batch-size', '4096'],
+    ],
+    [2, /bootstrap:local:PATH/, ['convert', '--source', 'a', '--target', 'b', '--chunk-dict', 'x']],
+    [10, /nydusify commit comes/, ['commit', '--target', 'x', '--whatever']],
     [0, /^$/, ['--version']],
   ]
   for (const [code, stderr, args] of cases) {
