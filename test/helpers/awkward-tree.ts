@@ -12,7 +12,7 @@ def put(name, content=b'', mode=0o644):
     os.chmod(name, mode)
 for size in (0, 1, 7, 15, 16, 17, 4095, 4096, 4097, 65535, 65536, 65537, 1 << 20, (1 << 20) + 1):
     put('random-%d' % size, data(size))
-put('zeros', bytes(2500000))
+put('zeros', bytes(2500000)); put('zeros-17', bytes(17)); put('zeros-18', bytes(18)); put('zeros-19', bytes(19))
 put('text', words(2, 300000))
 put('copy-of-text', words(2, 300000))
 os.mkdir('small'); [put('small/%03d' % i, words(i, 200 + 37 * i)) for i in range(150)]
