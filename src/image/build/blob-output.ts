@@ -28,11 +28,13 @@ async function openOutput(
   pipe: boolean,
   targetOf: (blobId: string) => string,
 ): Promise<BlobOutput> {
+  const failed = (err: unknown): Error =>
+    asFault(err, 'FILE_UNREADABLE', `the blob cannot be written to ${targetOf('')}`)
   let handle: FileHandle
   try {
     handle = await open(file, pipe ? 'w' : 'wx', 0o644)
   } catch (err) {
-    throw asFault(err, 'FILE_UNREADABLE', `the blob cannot be written to ${targetOf('')}`)
+    throw failed(err)
   }
   let closed = false
   let finished = false
@@ -41,11 +43,21 @@ async function openOutput(
     closed = true
   }
   return {
-    write: bytes => writeAll(handle, bytes),
+    write: async bytes => {
+      try {
+        for (let done = 0; done < bytes.length;) done += (await handle.write(bytes, done)).bytesWritten
+      } catch (err) {
+        throw failed(err)
+      }
+    },
     finish: async blobId => {
-      await close()
       const target = targetOf(blobId)
-      if (!pipe) await rename(file, target)
+      try {
+        await close()
+        if (!pipe) await rename(file, target)
+      } catch (err) {
+        throw failed(err)
+      }
       finished = true
       return target
     },
@@ -54,13 +66,6 @@ async function openOutput(
       await close()
       if (!pipe) await rm(file, { force: true })
     },
-  }
-}
-
-async function writeAll(handle: FileHandle, bytes: Uint8Array): Promise<void> {
-  for (let done = 0; done < bytes.length;) {
-    const { bytesWritten } = await handle.write(bytes, done)
-    done += bytesWritten
   }
 }
 
