@@ -202,15 +202,30 @@ class Build {
   }
 }
 
-function isAligned({ version, alignedChunks }: BuildOptions): boolean {
+function isAligned({ version, alignedChunks }: BlobOptions): boolean {
   return version === 6 || alignedChunks
 }
 
-function hasHeaders({ inlineBootstrap, toc }: BuildOptions): boolean {
+function hasHeaders({ inlineBootstrap, toc }: BlobOptions): boolean {
   return inlineBootstrap || toc
 }
 
-function newBlob(options: BuildOptions): ImageBlob {
+/** What decides how a blob is written. */
+export type BlobOptions = Pick<
+  BuildOptions,
+  | 'version'
+  | 'chunkSize'
+  | 'compressor'
+  | 'digester'
+  | 'cipher'
+  | 'toc'
+  | 'batchSize'
+  | 'alignedChunks'
+  | 'inlineBootstrap'
+>
+
+/** A blob that nothing was written to yet. */
+export function newBlob(options: BlobOptions): ImageBlob {
   const { chunkSize, compressor, digester, cipher, toc } = options
   const { aligned, inlinedFsMeta, chunkInfoV2, inlinedChunkDigest, batch, encrypted } = BLOB_FEATURES
   const { hasTarHeader, hasToc, capTarToc } = BLOB_FEATURES
