@@ -5,6 +5,7 @@ import { benchColdRead } from './cold-read.js'
 import { machineLine } from './figures.js'
 import { benchFirstRun } from './first-run.js'
 import { benchIdleMemory } from './idle-memory.js'
+import { benchMerge } from './merge.js'
 import { Stage } from './stage.js'
 import { benchWarmRead } from './warm-read.js'
 
@@ -13,6 +14,7 @@ const PARTS: Record<string, (stage: Stage, rounds: number) => Promise<void>> = {
   'warm-read': benchWarmRead,
   'idle-memory': benchIdleMemory,
   'first-run': benchFirstRun,
+  merge: benchMerge,
 }
 
 async function main(): Promise<void> {

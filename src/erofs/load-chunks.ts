@@ -28,8 +28,9 @@ class LoadedChunk implements ImageChunk {
   readonly uncompressedSize: number
   compressedOffset = 0
   compressedSize = 0
-  batch: ChunkPlace | undefined = undefined
-  crc32: number | undefined = undefined
+  // Few chunks have these; those that have not keep no room for them.
+  declare batch?: ChunkPlace | undefined
+  declare crc32?: number | undefined
   readonly #digests: Uint8Array
   readonly #at: number
 

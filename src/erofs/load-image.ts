@@ -120,6 +120,7 @@ class TreeLoader {
   /** Files with several names by the builder's own number, for images where each name has its own inode. */
   readonly #linked = new Map<number, RegularInode>()
   readonly #links = new LinkCounts()
+  readonly #names = new SameNames()
   /** Bytes of the file that no inode has claimed yet: inodes that overlap run out of them. */
   #room: number
   #nameCount = 1
@@ -176,7 +177,7 @@ class TreeLoader {
       const { bytes, at } = readFlatBlock(this.#source, superblock, inode, index)
       const names = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
       visitDirectoryBlock(bytes, at, (start, end, nid, type) => {
-        const name = names.toString('latin1', start, end)
+        const name = this.#names.same(names.toString('latin1', start, end))
         if (name === '.' || name === '..') return
         if (name <= before) throw bad(inode, 'name', name, 'the names of a directory are not in order')
         before = name
@@ -314,6 +315,21 @@ class LinkCounts {
     }
   }
 }
+
+/** Names that come again and again, such as `index.js` and `__init__.py`, are kept once. */
+class SameNames {
+  readonly #known = new Map<string, string>()
+
+  same(name: string): string {
+    const known = this.#known.get(name)
+    if (known !== undefined) return known
+    if (this.#known.size >= MAX_SAME_NAMES) this.#known.clear()
+    this.#known.set(name, name)
+    return name
+  }
+}
+
+const MAX_SAME_NAMES = 4096
 
 /** A directory whose entries are still to be read. */
 interface Open {

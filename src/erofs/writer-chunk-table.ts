@@ -10,22 +10,23 @@ const KEY_BITS = 53
 /** Each chunk that the tree references once, with its place in its first user, sorted by digest (rafs.md 1.11). */
 export class ChunkTable {
   /** In order of first use. */
-  readonly #chunks: ImageChunk[]
+  readonly #chunks: ImageChunk[] = []
   /** In which file offset the first user has it. */
-  readonly #fileOffsets: Float64Array
+  readonly #fileOffsets: number[] = []
 
   constructor({ inodes }: ImageLayout) {
-    const offsets = new Map<ImageChunk, number>()
+    const seen = new SeenChunks()
     for (const { inode } of inodes) {
       if (inode.type !== 'regular') continue
       let fileOffset = 0
       for (const chunk of inode.chunks) {
-        if (!offsets.has(chunk)) offsets.set(chunk, fileOffset)
+        if (seen.add(chunk)) {
+          this.#chunks.push(chunk)
+          this.#fileOffsets.push(fileOffset)
+        }
         fileOffset += chunk.uncompressedSize
       }
     }
-    this.#chunks = [...offsets.keys()]
-    this.#fileOffsets = Float64Array.from(offsets.values())
   }
 
   get sizeBytes(): number {
@@ -33,45 +34,82 @@ export class ChunkTable {
   }
 
   write(out: Buffer, offset: number, blobIndexes: ReadonlyMap<ImageBlob, number>): void {
-    const digests = Buffer.alloc(this.#chunks.length * DIGEST_SIZE)
-    this.#chunks.forEach((chunk, i) => digests.write(chunk.digest, i * DIGEST_SIZE, 'hex'))
-    const indexOf = (i: number): number => blobIndexes.get(this.#chunks[i]?.blob as ImageBlob) ?? 0
-    this.#order(digests, indexOf).forEach((i, record) => {
-      const chunk = this.#chunks[i]
-      if (chunk === undefined) return
-      const at = offset + record * CHUNK_RECORD_SIZE
-      digests.copy(out, at + CHUNK_OFF.digest, i * DIGEST_SIZE, (i + 1) * DIGEST_SIZE)
-      writeRecord(out, at, chunk, indexOf(i), this.#fileOffsets[i] ?? 0)
+    const table = out.subarray(offset, offset + this.sizeBytes)
+    this.#chunks.forEach((chunk, i) => {
+      const blobIndex = blobIndexes.get(chunk.blob) ?? 0
+      writeRecord(table, i * CHUNK_RECORD_SIZE, chunk, blobIndex, this.#fileOffsets[i] ?? 0)
     })
+    sortRecords(table)
   }
+}
 
-  /**
-   * The numbers of the chunks by digest, then blob. Sorted as plain numbers made of the start of the digest and the number
-   * of the chunk; only those whose starts are equal are compared in full.
-   */
-  #order(digests: Buffer, indexOf: (i: number) => number): Uint32Array {
-    const count = this.#chunks.length
-    const numberBits = Math.ceil(Math.log2(count + 1))
-    const unit = 2 ** numberBits
-    const dropped = Math.max(0, 32 - (KEY_BITS - numberBits))
-    const start = (i: number): number => digests.readUInt32BE(i * DIGEST_SIZE) >>> dropped
-    const keys = Float64Array.from({ length: count }, (_, i) => start(i) * unit + i).sort()
-    const order = Uint32Array.from(keys, key => key % unit)
-    const compare = (a: number, b: number): number =>
-      digests.compare(
-        digests,
-        b * DIGEST_SIZE,
-        (b + 1) * DIGEST_SIZE,
-        a * DIGEST_SIZE,
-        (a + 1) * DIGEST_SIZE,
-      ) || indexOf(a) - indexOf(b)
-    for (let first = 0; first < count;) {
-      let end = first + 1
-      while (end < count && start(order[end] ?? 0) === start(order[first] ?? 0)) end++
-      if (end > first + 1) order.subarray(first, end).sort(compare)
-      first = end
+/** Which chunks have been met: a bit for each, since an image may have millions. */
+class SeenChunks {
+  readonly #byBlob = new Map<ImageBlob, Uint8Array>()
+
+  /** False for a chunk that is known. */
+  add({ blob, index }: ImageChunk): boolean {
+    const at = index >>> 3
+    let bits = this.#byBlob.get(blob)
+    if (bits === undefined || at >= bits.length) {
+      const larger = new Uint8Array(Math.max((blob.chunkCount + 7) >>> 3, 2 * at + 1))
+      larger.set(bits ?? [])
+      this.#byBlob.set(blob, larger)
+      bits = larger
     }
-    return order
+    const bit = 1 << (index & 7)
+    const byte = bits[at] ?? 0
+    bits[at] = byte | bit
+    return (byte & bit) === 0
+  }
+}
+
+/**
+ * Sorts the records where they stand by digest, then blob. They are sorted as plain numbers made of the start of the
+ * digest and the number of the record; only those whose starts are equal are compared in full.
+ */
+function sortRecords(table: Buffer): void {
+  const count = table.length / CHUNK_RECORD_SIZE
+  const numberBits = Math.ceil(Math.log2(count + 1))
+  const unit = 2 ** numberBits
+  const dropped = Math.max(0, 32 - (KEY_BITS - numberBits))
+  const start = (record: number): number => table.readUInt32BE(record * CHUNK_RECORD_SIZE) >>> dropped
+  const keys = new Float64Array(count)
+  for (let record = 0; record < count; record++) keys[record] = start(record) * unit + record
+  const order = Uint32Array.from(keys.sort(), key => key % unit)
+  for (let first = 0; first < count;) {
+    let end = first + 1
+    while (end < count && start(order[end] ?? 0) === start(order[first] ?? 0)) end++
+    if (end > first + 1) order.subarray(first, end).sort((a, b) => compareRecords(table, a, b))
+    first = end
+  }
+  permute(table, order)
+}
+
+function compareRecords(table: Buffer, a: number, b: number): number {
+  const [atA, atB] = [a * CHUNK_RECORD_SIZE, b * CHUNK_RECORD_SIZE]
+  const blobIndex = CHUNK_OFF.blobIndex
+  return (
+    table.compare(table, atB, atB + DIGEST_SIZE, atA, atA + DIGEST_SIZE) ||
+    table.readUInt32LE(atA + blobIndex) - table.readUInt32LE(atB + blobIndex) ||
+    a - b
+  )
+}
+
+/** Moves record `order[i]` to place i, along the cycles of the permutation; `order` is used up. */
+function permute(table: Buffer, order: Uint32Array): void {
+  const spare = Buffer.alloc(CHUNK_RECORD_SIZE)
+  for (let first = 0; first < order.length; first++) {
+    if (order[first] === first) continue
+    table.copy(spare, 0, first * CHUNK_RECORD_SIZE, (first + 1) * CHUNK_RECORD_SIZE)
+    let place = first
+    for (let from = order[place] ?? 0; from !== first; from = order[place] ?? 0) {
+      table.copyWithin(place * CHUNK_RECORD_SIZE, from * CHUNK_RECORD_SIZE, (from + 1) * CHUNK_RECORD_SIZE)
+      order[place] = place
+      place = from
+    }
+    spare.copy(table, place * CHUNK_RECORD_SIZE)
+    order[place] = place
   }
 }
 
@@ -82,6 +120,7 @@ function writeRecord(
   blobIndex: number,
   fileOffset: number,
 ): void {
+  out.write(chunk.digest, at + CHUNK_OFF.digest, 'hex')
   out.writeUInt32LE(blobIndex, at + CHUNK_OFF.blobIndex)
   out.writeUInt32LE(flagsOf(chunk), at + CHUNK_OFF.flags)
   // Where a member of a batch is stored only the blob's own metadata says (rafs.md 1.11).

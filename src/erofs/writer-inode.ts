@@ -79,7 +79,7 @@ export function writeInode(
 
 function layoutOf(placed: PlacedInode): number {
   if (placed.inode.type === 'regular') return INODE_LAYOUTS.chunkBased
-  return placed.inline ? INODE_LAYOUTS.flatInline : INODE_LAYOUTS.flatPlain
+  return placed.flat?.inline ? INODE_LAYOUTS.flatInline : INODE_LAYOUTS.flatPlain
 }
 
 function writeFlat(
@@ -89,24 +89,26 @@ function writeFlat(
   tailAt: number,
   data: Uint8Array,
 ): void {
+  const { dataOffset = 0, inline = false } = placed.flat ?? {}
   const at = metaOffset + (placed.offset ?? 0)
-  const dataAt = metaOffset + placed.dataOffset
+  const dataAt = metaOffset + dataOffset
   writeU64(out, at + EXTENDED_INODE_OFF.size, data.length)
   out.writeUInt32LE(Math.floor(dataAt / BLOCK_SIZE), at + EXTENDED_INODE_OFF.u)
-  const full = placed.inline ? data.length - (data.length % BLOCK_SIZE) : data.length
+  const full = inline ? data.length - (data.length % BLOCK_SIZE) : data.length
   out.set(data.subarray(0, full), dataAt)
   out.set(data.subarray(full), tailAt)
 }
 
 function encodeDirectory(directory: DirectoryInode, placed: PlacedInode, layout: ImageLayout): Buffer {
-  const out = Buffer.alloc(placed.dataSize)
+  const out = Buffer.alloc(placed.flat?.dataSize ?? 0)
   const names = entryNames(directory)
   for (let first = 0, start = 0; first < names.length; start += BLOCK_SIZE) {
     const { count } = directoryBlock(names, first)
     let nameOffset = count * DIRENT_SIZE
     for (let i = 0; i < count; i++) {
       const name = names[first + i] ?? ''
-      const inode = name === '.' ? directory : name === '..' ? placed.parent : directory.children.get(name)
+      const inode =
+        name === '.' ? directory : name === '..' ? placed.flat?.parent : directory.children.get(name)
       if (inode === undefined) continue
       const at = start + i * DIRENT_SIZE
       writeU64(out, at + DIRENT_OFF.nid, (layout.placed.get(inode)?.offset ?? 0) / INODE_SLOT_SIZE)

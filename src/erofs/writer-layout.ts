@@ -18,21 +18,27 @@ export class PlacedInode {
   nlink: number
   /** Undefined until it is placed. */
   offset: number | undefined = undefined
-  /** Directories and symbolic links: where the full data blocks start. */
-  dataOffset = 0
-  /** Bytes of the data of a directory. */
-  dataSize = 0
-  /** The last, partial block of data follows the inode. */
-  inline = false
-  /** Of a directory; the root is its own. */
-  readonly parent: DirectoryInode | undefined
+  /** Of directories and symbolic links. */
+  readonly flat: FlatPlace | undefined
 
   constructor(inode: ImageInode, ino: number, parent: DirectoryInode) {
     this.inode = inode
     this.ino = ino
     this.nlink = inode.type === 'directory' ? 2 : 1
-    this.parent = inode.type === 'directory' ? parent : undefined
+    const isFlat = inode.type === 'directory' || inode.type === 'symlink'
+    this.flat = isFlat ? { parent, dataOffset: 0, dataSize: 0, inline: false } : undefined
   }
+}
+
+/** Where data goes that stands in the bootstrap itself. */
+export interface FlatPlace {
+  /** The root's is the root. */
+  readonly parent: DirectoryInode
+  /** Where the full data blocks start. */
+  dataOffset: number
+  dataSize: number
+  /** The last, partial block follows the inode. */
+  inline: boolean
 }
 
 export interface ImageLayout {
@@ -113,11 +119,10 @@ function placeInode(placed: PlacedInode, space: MetadataSpace): void {
   const size = EXTENDED_INODE_SIZE + xattrAreaSize(inode.xattrs)
   switch (inode.type) {
     case 'directory':
-      placed.dataSize = directorySize(inode)
-      space.placeFlat(placed, size, placed.dataSize)
-      break
     case 'symlink':
-      space.placeFlat(placed, size, inode.target.length)
+      if (placed.flat === undefined) break
+      placed.flat.dataSize = inode.type === 'directory' ? directorySize(inode) : inode.target.length
+      placed.offset = space.placeFlat(placed.flat, size)
       break
     case 'regular': {
       const total = alignUp(size, CHUNK_INDEX_SIZE) + inode.chunks.length * CHUNK_INDEX_SIZE
@@ -179,8 +184,9 @@ class MetadataSpace {
     return this.#end
   }
 
-  /** A directory or symbolic link: its inode and `length` bytes of data. */
-  placeFlat(placed: PlacedInode, inodeSize: number, length: number): void {
+  /** A directory or symbolic link: its inode, whose offset is returned, and its data. */
+  placeFlat(flat: FlatPlace, inodeSize: number): number {
+    const length = flat.dataSize
     const tail = length % BLOCK_SIZE
     const inline = tail !== 0 && inodeSize + tail <= BLOCK_SIZE
     let offset: number
@@ -207,9 +213,9 @@ class MetadataSpace {
       this.#end = alignUp(this.#end + length, BLOCK_SIZE)
     }
     this.#alignSlot()
-    placed.offset = offset
-    placed.dataOffset = dataOffset
-    placed.inline = inline
+    flat.dataOffset = dataOffset
+    flat.inline = inline
+    return offset
   }
 
   placeRegular(size: number): number {
