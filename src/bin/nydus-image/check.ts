@@ -1,5 +1,6 @@
 import type { Command } from 'commander'
 import type { BlobPlace } from '../../image/read/chunk-reader.js'
+import { isBlobId } from '../../common/digest.js'
 import { BLOB_FEATURES, PLACEHOLDER_BLOB_ID } from '../../erofs/format.js'
 import { bitNames } from '../../erofs/struct-view.js'
 import { type CheckedImage, checkBootstrap } from '../../image/read/check.js'
@@ -37,13 +38,13 @@ export function addCheck(command: Command): void {
 async function check(operand: string | undefined, flags: CheckFlags): Promise<void> {
   const bootstrap = OpenBootstrap.open(bootstrapPath('check', operand, flags))
   try {
-    const checked = checkBootstrap(bootstrap.source)
+    const sound = checkBootstrap(bootstrap.source)
+    const checked = { ...sound, blobs: sound.blobs.map(blob => identified(blob, bootstrap.stem)) }
     printImage(checked)
     const backend = openBlobs('check', flags, checked.blobs.length)
     if (backend !== undefined) {
-      const place = { open: (id: string) => backend.open(id === PLACEHOLDER_BLOB_ID ? bootstrap.stem : id) }
       try {
-        for (const blob of checked.blobs) await checkOne(blob, place, flags.verbose ?? false)
+        for (const blob of checked.blobs) await checkOne(blob, backend, flags.verbose ?? false)
       } finally {
         await backend.close()
       }
@@ -53,6 +54,12 @@ async function check(operand: string | undefined, flags: CheckFlags): Promise<vo
   } finally {
     bootstrap.close()
   }
+}
+
+/** A blob that does not know its own id is the one that the file is named after. */
+function identified(blob: ExpectedBlob, stem: string): ExpectedBlob {
+  const known = blob.entry.blobId !== PLACEHOLDER_BLOB_ID || !isBlobId(stem)
+  return known ? blob : { ...blob, entry: { ...blob.entry, blobId: stem } }
 }
 
 function printImage({ blobs, names, fileBytes, chunks, warnings }: CheckedImage): void {

@@ -108,10 +108,16 @@ export function openBlobs(command: string, flags: BlobFlags, blobCount: number):
   if (flags.blob !== undefined) {
     if (blobCount > 1)
       throw fault('USAGE', `the image has ${blobCount} blobs: name their directory with --blob-dir`)
-    return new LocalFsBackend({ blob_file: flags.blob })
+    return oneFile(flags.blob)
   }
   if (flags.blobDir !== undefined) return new LocalFsBackend({ dir: flags.blobDir })
   return flags.backendType === undefined ? undefined : openBackend(flags.backendType, flags)
+}
+
+/** A file that is the image's blob, whatever the image calls that: inside a blob it has no id yet. */
+function oneFile(file: string): Backend {
+  const files = new LocalFsBackend({ blob_file: file })
+  return { type: files.type, open: () => files.open('0'.repeat(64)), close: () => files.close() }
 }
 
 function openBackend(type: string, { backendConfig, backendConfigFile }: BlobFlags): Backend {

@@ -10,19 +10,18 @@ export interface StreamOutput {
   abort(): Promise<void>
 }
 
-const STANDARD_OUTPUT = 1
-
 /**
  * A file, which is written beside its place and replaces what stands there; `-` is the standard output, and a pipe or a
  * device is written to as it comes. @throws FILE_UNREADABLE
  */
 export async function openStreamOutput(target: string): Promise<StreamOutput> {
-  const direct = target === '-' || (await isSpecial(target))
+  if (target === '-') return standardOutput()
+  const direct = await isSpecial(target)
   const file = direct ? target : `${target}.${process.pid}.new`
   const failed = (err: unknown): Error => asFault(err, 'FILE_UNREADABLE', `${target} cannot be written`)
   let handle: FileHandle
   try {
-    handle = await open(target === '-' ? `/dev/fd/${STANDARD_OUTPUT}` : file, direct ? 'w' : 'wx', 0o644)
+    handle = await open(file, direct ? 'w' : 'wx', 0o644)
   } catch (err) {
     throw failed(err)
   }
@@ -52,6 +51,19 @@ export async function openStreamOutput(target: string): Promise<StreamOutput> {
       if (!direct) await rm(file, { force: true })
     },
   }
+}
+
+/** As a stream, for it may be a socket, which has no name to open it by. */
+function standardOutput(): StreamOutput {
+  const done = (): Promise<void> => Promise.resolve()
+  const write = (bytes: Uint8Array): Promise<void> =>
+    new Promise((resolve, reject) => {
+      process.stdout.write(bytes, err => {
+        if (err) reject(asFault(err, 'FILE_UNREADABLE', 'the standard output cannot be written'))
+        else resolve()
+      })
+    })
+  return { write, finish: done, abort: done }
 }
 
 async function isSpecial(target: string): Promise<boolean> {

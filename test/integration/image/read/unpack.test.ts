@@ -31,6 +31,7 @@ import { readXattrs, setXattr } from '../../../../src/native/xattr.js'
 import { runProgram } from '../../../helpers/command-line.js'
 import { MemoryBlobs } from '../../../helpers/memory-blobs.js'
 import { buildImage } from '../../../helpers/rafs-image.js'
+import { startFaultRegistry } from '../../../helpers/registry.js'
 import { fixturesDirectory } from '../../../helpers/rafs-fixtures.js'
 import { rootMissing, scratch } from '../../../helpers/scratch.js'
 
@@ -230,8 +231,16 @@ t.test('the command: whole targets or none', { skip: rootMissing }, async t => {
     t.match(await run('--blob', damaged, option, target), { code: 9, stderr: /CHUNK_/ })
     t.notOk(existsSync(target))
   }
+  const registry = await startFaultRegistry(t)
+  registry.addBlob(readFileSync(blob), { as: `sha256:${built.blobId}` })
+  const config = path.join(directory, 'boot.json')
+  writeFileSync(config, JSON.stringify({ scheme: 'http', host: registry.host, repo: 'app' }))
+  const fetched = await run('--backend-type', 'registry', '--backend-config-file', config, '--output', '-')
+  t.match(fetched, { code: 0, stderr: '' })
+  t.match(fetched.stdout, data.toString())
+
   t.match(await run('--output', tar), { code: 2, stderr: /--blob-dir/ })
   t.match(await run('--backend-type', 'localfs', '--output', tar), { code: 2, stderr: /--blob-dir/ })
   const left = readdirSync(directory).sort()
-  t.same(left, ['a.tar', 'blob', 'boot', 'damaged', 'made'])
+  t.same(left, ['a.tar', 'blob', 'boot', 'boot.json', 'damaged', 'made'])
 })
