@@ -11,7 +11,7 @@ import {
   status,
 } from '@grpc/grpc-js'
 import { type PackageDefinition, loadSync } from '@grpc/proto-loader'
-import { type Fault, fault, hasErrno, isFault } from '../common/fault.js'
+import { CODES, type Fault, type FaultCode, fault, hasErrno, isFault } from '../common/fault.js'
 
 /** The snapshots service is the one that we serve: one description for both sides. */
 const PROTO_FILES = [
@@ -74,7 +74,7 @@ export class Rpc {
     this.#leaseId = leaseId
   }
 
-  /** One question, one answer. @throws CONTAINERD_ERROR (see {@link hasStatus}), CONTAINERD_UNAVAILABLE, TIMEOUT */
+  /** One question, one answer. @throws CONTAINERD_UNAVAILABLE, TIMEOUT, our snapshotter's own faults, CONTAINERD_ERROR (see {@link hasStatus}) */
   unary<Response>(service: string, method: string, request: object, timeoutMs: number): Promise<Response> {
     const definition = this.#method(service, method)
     return new Promise((resolve, reject) => {
@@ -119,11 +119,10 @@ export class Rpc {
     if (code === status.UNAVAILABLE && /No connection established|Connection dropped|ECONN/.test(details)) {
       return unavailable(this.address, err)
     }
-    const remedy = remedyFor(details)
-    return fault('CONTAINERD_ERROR', `containerd: ${details || String(err)}${remedy}`, {
-      cause: err,
-      context,
-    })
+    const own = ownCode(details)
+    const said = own === undefined ? details : details.replace(` (${own})`, '')
+    const sentence = `containerd: ${said || String(err)}${remedyFor(details)}`
+    return fault(own ?? 'CONTAINERD_ERROR', sentence, { cause: err, context })
   }
 
   close(): void {
@@ -149,6 +148,12 @@ export class Rpc {
   }
 }
 
+/** The code of a refusal by our own snapshotter, which says more than the status that containerd makes of it. */
+function ownCode(details: string): FaultCode | undefined {
+  const codes = [...details.matchAll(/ \(([A-Z_]+)\)/g)].map(match => match[1] ?? '')
+  return codes.find((code): code is FaultCode => Object.hasOwn(CODES, code))
+}
+
 /** The next step, where containerd's own sentence has none. */
 function remedyFor(details: string): string {
   const missing = /snapshotter not loaded: ([^:]+)/.exec(details)?.[1]
@@ -158,7 +163,7 @@ function remedyFor(details: string): string {
 
 /** True for a fault that carries this gRPC status of containerd's. */
 export function hasStatus(err: unknown, code: 'NOT_FOUND' | 'ALREADY_EXISTS' | 'UNAVAILABLE'): boolean {
-  return isFault(err, 'CONTAINERD_ERROR') && err.context['grpc'] === status[code]
+  return isFault(err) && err.context['grpc'] === status[code]
 }
 
 /** A plain connection first: gRPC would retry in silence until its deadline. */

@@ -149,10 +149,13 @@ function logCall(log: Logger, method: string, request: unknown, durationMs: numb
   else log.info({ ...facts, code: failure.code, reason: failure.message }, 'call refused')
 }
 
-/** The status of a failure: the code of its kind, and the whole chain of what went wrong. */
+/**
+ * The status of a failure: the code of its kind, and the whole chain of what went wrong. Its own code stands at the end,
+ * for containerd passes the sentence on but turns most kinds of status into "unknown".
+ */
 function toStatus(err: unknown): { code: number; details: string } {
   const failure = asFault(err)
-  return { code: KINDS[failure.kind].grpc, details: wholeMessage(failure) }
+  return { code: KINDS[failure.kind].grpc, details: `${wholeMessage(failure)} (${failure.code})` }
 }
 
 function wholeMessage(failure: Error): string {
