@@ -10,6 +10,8 @@ export interface CtrResult {
   stderr: string
 }
 
+const CRI = 'io.containerd.grpc.v1.cri'
+
 /** A containerd of one's own: nothing of it is outside `directory`, and nothing of it outlives {@link stop}. */
 export interface PrivateContainerd {
   /** Its gRPC socket. */
@@ -30,6 +32,8 @@ export interface ContainerdOptions {
   directory: string
   /** Names and sockets of remote snapshotters. Their mounts must be below `directory` for containers to see them. */
   proxySnapshotters?: Record<string, string>
+  /** Serves the CRI too, for images alone (there is no network plugin), with this snapshotter. */
+  criSnapshotter?: string
 }
 
 /**
@@ -41,7 +45,7 @@ export async function startContainerd(options: ContainerdOptions): Promise<Priva
   const at = (name: string): string => path.join(directory, name)
   const address = at('containerd.sock')
   mkdirSync(at('fifo'), { recursive: true })
-  writeFileSync(at('containerd.toml'), configuration(directory, options.proxySnapshotters ?? {}))
+  writeFileSync(at('containerd.toml'), configuration(directory, options))
   // Shared, so that mounts that a snapshotter outside makes below it reach containerd's namespace.
   execFileSync('mount', ['--bind', directory, directory])
   execFileSync('mount', ['--make-shared', directory])
@@ -87,19 +91,35 @@ function unshareArgs(config: string): string[] {
   return [...namespaces, 'sh', '-c', script, 'sh', config]
 }
 
-function configuration(directory: string, proxies: Record<string, string>): string {
+function configuration(
+  directory: string,
+  { proxySnapshotters = {}, criSnapshotter }: ContainerdOptions,
+): string {
+  const unwanted = ['devmapper', 'btrfs', 'zfs', 'aufs'].map(name => `io.containerd.snapshotter.v1.${name}`)
+  if (criSnapshotter === undefined) unwanted.push(CRI)
   const lines = [
     'version = 2',
     `root = "${directory}/root"`,
     `state = "${directory}/state"`,
-    'disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.aufs"]',
+    `disabled_plugins = ${JSON.stringify(unwanted)}`,
     '[grpc]',
     `address = "${directory}/containerd.sock"`,
     '[plugins."io.containerd.internal.v1.opt"]',
     `path = "${directory}/opt"`,
-    '[proxy_plugins]',
   ]
-  for (const [name, socket] of Object.entries(proxies))
+  if (criSnapshotter !== undefined) {
+    lines.push(
+      `[plugins."${CRI}".containerd]`,
+      `snapshotter = "${criSnapshotter}"`,
+      'disable_snapshot_annotations = false',
+      'discard_unpacked_layers = false',
+      `[plugins."${CRI}".cni]`,
+      `bin_dir = "${directory}/cni/bin"`,
+      `conf_dir = "${directory}/cni/conf"`,
+    )
+  }
+  lines.push('[proxy_plugins]')
+  for (const [name, socket] of Object.entries(proxySnapshotters))
     lines.push(`[proxy_plugins.${name}]`, 'type = "snapshot"', `address = "${socket}"`)
   return `${lines.join('\n')}\n`
 }

@@ -12,7 +12,12 @@ import { DaemonClient } from '../../src/client/daemon-client.js'
 import { LABELS } from '../../src/snapshotter/labels.js'
 import type { Mount } from '../../src/snapshotter/snapshots.js'
 import { type MountEntry, readMountTable } from '../../src/supervisor/mount-table.js'
-import { type CtrResult, type PrivateContainerd, startContainerd } from './containerd.js'
+import {
+  type ContainerdOptions,
+  type CtrResult,
+  type PrivateContainerd,
+  startContainerd,
+} from './containerd.js'
 import { type SnapshotterProcess, startSnapshotter } from './snapshotter-process.js'
 
 const program = (name: string): string => fileURLToPath(new URL(`../../src/bin/${name}.js`, import.meta.url))
@@ -30,11 +35,19 @@ export class LazyNode {
   }
 
   /** Starts all of it in `directory`, which is on a real file system; with `t` everything of it ends. */
-  static async start(t: Pick<Test, 'teardown'>, directory: string): Promise<LazyNode> {
+  static async start(
+    t: Pick<Test, 'teardown'>,
+    directory: string,
+    options: Pick<ContainerdOptions, 'criSnapshotter'> = {},
+  ): Promise<LazyNode> {
     const node = new LazyNode(t, directory)
     t.teardown(() => node.#close())
     // First, so that the snapshotter's mounts are made below a shared mount.
-    node.#containerd = await startContainerd({ directory, proxySnapshotters: { nydus: node.#socket } })
+    node.#containerd = await startContainerd({
+      directory,
+      proxySnapshotters: { nydus: node.#socket },
+      ...options,
+    })
     await node.startSnapshotter()
     return node
   }
