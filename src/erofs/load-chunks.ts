@@ -21,7 +21,7 @@ export const UNKNOWN_DIGEST = '0'.repeat(2 * DIGEST_SIZE)
 const NO_DIGEST = new Uint8Array(DIGEST_SIZE)
 
 /** A chunk of an image with a million of them: its digest stays 32 bytes of the table until somebody asks for it. */
-class LoadedChunk implements ImageChunk {
+export class LoadedChunk implements ImageChunk {
   readonly blob: ImageBlob
   readonly index: number
   readonly uncompressedOffset: number

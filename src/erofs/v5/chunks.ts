@@ -1,6 +1,5 @@
 /** Chunk records of RAFS v5: each regular file carries its own, 80 bytes each, after its inode (RAFS v5, chunk). */
 import type { ByteSource } from '../../common/byte-source.js'
-import type { Hasher } from '../../common/digest.js'
 import { fault } from '../../common/fault.js'
 import {
   BLOB_FEATURES,
@@ -11,12 +10,16 @@ import {
   MAX_CHUNKS_PER_BLOB,
 } from '../format.js'
 import type { ImageBlob, ImageChunk } from '../image-tree.js'
+import { BlobPool } from '../blob-pool.js'
+import { LoadedChunk } from '../load-chunks.js'
 import { readStruct, type StructView } from '../struct-view.js'
 import type { BlobTableV5 } from './blob-table.js'
 import { INODE_FLAGS, INODE_OFF } from './format.js'
 import type { InodeRecord } from './inode.js'
 
 const RECORDS_AT_ONCE = 512
+/** Digests of chunks that are kept in one array. */
+const DIGESTS_AT_ONCE = 1024
 const KNOWN_FLAGS = Object.values(CHUNK_FLAGS).reduce((all, bit) => all | bit, 0)
 
 /** Reads the chunks of files; those that several files or records share become one object. */
@@ -24,21 +27,28 @@ export class ChunkRecords {
   readonly #source: ByteSource
   readonly #table: BlobTableV5
   readonly #chunkSize: number
-  /** By blob index, then by chunk index, or by stored offset in images whose chunks have no index. */
-  readonly #known: Map<number, ImageChunk>[]
+  /** By blob, then by chunk index. */
+  readonly #byIndex: readonly (ImageChunk | undefined)[][]
+  /** By blob, then by stored offset, in images whose chunks have no index. */
+  readonly #byOffset: readonly Map<number, ImageChunk>[]
+  #digests = new Uint8Array(0)
+  #digestsEnd = 0
 
-  constructor(source: ByteSource, table: BlobTableV5, chunkSize: number) {
+  constructor(source: ByteSource, table: BlobTableV5, chunkSize: number, pool = new BlobPool()) {
     this.#source = source
     this.#table = table
     this.#chunkSize = chunkSize
-    this.#known = table.blobs.map(() => new Map<number, ImageChunk>())
+    // Whatever count a blob claims, the file has no room for more records than this.
+    const room = Math.floor(source.sizeBytes / CHUNK_RECORD_SIZE)
+    this.#byIndex = table.blobs.map(blob => pool.chunksOf(blob, Math.min(blob.chunkCount, room)))
+    this.#byOffset = table.blobs.map(() => new Map<number, ImageChunk>())
   }
 
   /**
-   * The chunks of a regular file, in order. `hasher` is given their digests.
+   * The chunks of a regular file, in order. Their digests are put into `digests`, if given.
    * @throws RAFS_FIELD, RAFS_UNSUPPORTED, RAFS_TRUNCATED
    */
-  read(record: InodeRecord, hasher?: Hasher): ImageChunk[] {
+  read(record: InodeRecord, digests?: Uint8Array): ImageChunk[] {
     const { childCount, sizeBytes, view } = record
     const expected = Math.ceil(sizeBytes / this.#chunkSize)
     if (childCount !== expected) {
@@ -50,16 +60,16 @@ export class ChunkRecords {
         `${sizeBytes} bytes take ${expected} chunks`,
       )
     }
-    const chunks: ImageChunk[] = []
+    // With the length it needs: an array that grows has room for seventeen.
+    const chunks = new Array<ImageChunk>(childCount)
     for (let first = 0; first < childCount; first += RECORDS_AT_ONCE) {
       const count = Math.min(RECORDS_AT_ONCE, childCount - first)
       const offset = view.at + record.length + first * CHUNK_RECORD_SIZE
-      const what = `chunks ${first} to ${first + count - 1} of the inode at byte ${view.at}`
-      const records = readStruct(this.#source, offset, count * CHUNK_RECORD_SIZE, what)
+      const records = readStruct(this.#source, offset, count * CHUNK_RECORD_SIZE, 'chunks')
       for (let i = 0; i < count; i++) {
         const base = i * CHUNK_RECORD_SIZE
-        hasher?.update(records.bytes.subarray(base, base + DIGEST_SIZE))
-        chunks.push(this.#chunk(records, base, record, (first + i) * this.#chunkSize))
+        digests?.set(records.bytes.subarray(base, base + DIGEST_SIZE), (first + i) * DIGEST_SIZE)
+        chunks[first + i] = this.#chunk(records, base, record, (first + i) * this.#chunkSize)
       }
     }
     return chunks
@@ -74,27 +84,47 @@ export class ChunkRecords {
     }
     const size = view.u32(base + O.uncompressedSize)
     const wanted = Math.min(this.#chunkSize, file.sizeBytes - fileOffset)
-    view.check(size === wanted, base + O.uncompressedSize, 'uncompressed_size', size, `${wanted} is expected`)
+    if (size !== wanted)
+      throw view.bad(base + O.uncompressedSize, 'uncompressed_size', size, `${wanted} is expected`)
     const blobIndex = view.u32(base + O.blobIndex)
     const blob = this.#table.blobs[blobIndex]
-    const known = this.#known[blobIndex]
-    if (blob === undefined || known === undefined)
-      throw view.bad(
-        base + O.blobIndex,
-        'blob_index',
-        blobIndex,
-        `the image has ${this.#table.blobs.length} blobs`,
-      )
-    const chunk = this.#parse(view, base, blob, known.size)
-    const key = this.#table.extended ? chunk.index : chunk.compressedOffset
-    const first = known.get(key)
-    if (first !== undefined) return sameChunk(view, base, chunk, first)
-    known.set(key, chunk)
-    if (!this.#table.extended) extendBlob(blob, chunk)
+    if (blob === undefined) {
+      const why = `the image has ${this.#table.blobs.length} blobs`
+      throw view.bad(base + O.blobIndex, 'blob_index', blobIndex, why)
+    }
+    return this.#table.extended
+      ? this.#indexed(view, base, blob, blobIndex)
+      : this.#stored(view, base, blob, blobIndex)
+  }
+
+  #indexed(view: StructView, base: number, blob: ImageBlob, blobIndex: number): ImageChunk {
+    const index = view.u32(base + CHUNK_OFF.index)
+    const dictionary = (blob.features & BLOB_FEATURES.chunkdictGenerated) !== 0
+    const count = dictionary ? MAX_CHUNKS_PER_BLOB : blob.chunkCount
+    if (index >= count) throw view.bad(base + CHUNK_OFF.index, 'index', index, `the blob has ${count} chunks`)
+    const chunk = this.#parse(view, base, blob, index)
+    checkInBlob(view, base, chunk)
+    const chunks = this.#byIndex[blobIndex] ?? []
+    const known = chunks[index]
+    if (known !== undefined) return sameChunk(view, base, chunk, known)
+    this.#digestsEnd += DIGEST_SIZE
+    return (chunks[index] = chunk)
+  }
+
+  /** Chunks without an index get one in the order in which files refer to them. */
+  #stored(view: StructView, base: number, blob: ImageBlob, blobIndex: number): ImageChunk {
+    const chunks = this.#byOffset[blobIndex] ?? new Map<number, ImageChunk>()
+    const chunk = this.#parse(view, base, blob, chunks.size)
+    const known = chunks.get(chunk.compressedOffset)
+    if (known !== undefined) return sameChunk(view, base, chunk, known)
+    this.#digestsEnd += DIGEST_SIZE
+    chunks.set(chunk.compressedOffset, chunk)
+    extendBlob(blob, chunk)
     return chunk
   }
 
-  #parse(view: StructView, base: number, blob: ImageBlob, nextIndex: number): ImageChunk {
+  /** Its digest stands at `#digestsEnd`, until that moves on. */
+  #parse(view: StructView, base: number, blob: ImageBlob, index: number): ImageChunk {
     const O = CHUNK_OFF
     const flags = view.u32(base + O.flags)
     view.check(
@@ -109,18 +139,23 @@ export class ChunkRecords {
     const hasCrc = (flags & CHUNK_FLAGS.hasCrc32) !== 0
     const crc32 = view.u32(base + O.crc32)
     view.check(!hasCrc || crc32 !== 0, base + O.crc32, 'crc32', crc32, 'the record says that it has one')
-    const chunk: ImageChunk = {
-      blob,
-      index: this.#table.extended ? view.u32(base + O.index) : nextIndex,
-      digest: hex(view.bytes, base),
-      uncompressedOffset: view.u64(base + O.uncompressedOffset, 'uncompressed_offset'),
-      uncompressedSize: view.u32(base + O.uncompressedSize),
-      compressedOffset: view.u64(base + O.compressedOffset, 'compressed_offset'),
-      compressedSize: view.u32(base + O.compressedSize),
-      ...(hasCrc ? { crc32 } : {}),
+    if (this.#digestsEnd === this.#digests.length) {
+      this.#digests = new Uint8Array(DIGESTS_AT_ONCE * DIGEST_SIZE)
+      this.#digestsEnd = 0
     }
+    this.#digests.set(view.bytes.subarray(base, base + DIGEST_SIZE), this.#digestsEnd)
+    const chunk = new LoadedChunk(
+      blob,
+      index,
+      view.u64(base + O.uncompressedOffset, 'uncompressed_offset'),
+      view.u32(base + O.uncompressedSize),
+      this.#digests,
+      this.#digestsEnd,
+    )
+    chunk.compressedOffset = view.u64(base + O.compressedOffset, 'compressed_offset')
+    chunk.compressedSize = view.u32(base + O.compressedSize)
+    if (hasCrc) chunk.crc32 = crc32
     checkStored(view, base, chunk, (flags & CHUNK_FLAGS.compressed) !== 0)
-    if (this.#table.extended) checkInBlob(view, base, chunk)
     return chunk
   }
 }
@@ -132,30 +167,22 @@ function checkStored(view: StructView, base: number, chunk: ImageChunk, compress
   const ok = compressed
     ? compressedSize > 0 && compressedSize < uncompressedSize
     : compressedSize === uncompressedSize
+  if (ok) return
   const why = compressed ? `1 to ${uncompressedSize - 1}` : String(uncompressedSize)
-  view.check(ok, base + CHUNK_OFF.compressedSize, 'compressed_size', compressedSize, `${why} is expected`)
+  throw view.bad(base + CHUNK_OFF.compressedSize, 'compressed_size', compressedSize, `${why} is expected`)
 }
 
 function checkInBlob(view: StructView, base: number, chunk: ImageChunk): void {
-  const { blob, index, compressedOffset, compressedSize, uncompressedOffset, uncompressedSize } = chunk
+  const { blob, compressedOffset, compressedSize, uncompressedOffset, uncompressedSize } = chunk
   const O = CHUNK_OFF
-  const dictionary = (blob.features & BLOB_FEATURES.chunkdictGenerated) !== 0
-  const count = dictionary ? MAX_CHUNKS_PER_BLOB : blob.chunkCount
-  view.check(index < count, base + O.index, 'index', index, `the blob has ${count} chunks`)
-  view.check(
-    uncompressedOffset + uncompressedSize <= blob.uncompressedSize,
-    base + O.uncompressedOffset,
-    'uncompressed_offset',
-    uncompressedOffset,
-    `the blob has ${blob.uncompressedSize} bytes`,
-  )
-  view.check(
-    blob.compressor === 'gzip' || compressedOffset + compressedSize <= blob.compressedSize,
-    base + O.compressedOffset,
-    'compressed_offset',
-    compressedOffset,
-    `the stored blob has ${blob.compressedSize} bytes`,
-  )
+  if (uncompressedOffset + uncompressedSize > blob.uncompressedSize) {
+    const why = `the blob has ${blob.uncompressedSize} bytes`
+    throw view.bad(base + O.uncompressedOffset, 'uncompressed_offset', uncompressedOffset, why)
+  }
+  if (blob.compressor !== 'gzip' && compressedOffset + compressedSize > blob.compressedSize) {
+    const why = `the stored blob has ${blob.compressedSize} bytes`
+    throw view.bad(base + O.compressedOffset, 'compressed_offset', compressedOffset, why)
+  }
 }
 
 /** What an image without an extended blob table says of its blobs is what their chunks say. */
@@ -199,8 +226,4 @@ function unsupported(view: StructView, offset: number, value: number, what: stri
     `the RAFS v5 image has ${what} (flags at byte ${at}), which this release does not read: convert it to RAFS v6`,
     { context: { field: 'flags', offset: at, value } },
   )
-}
-
-function hex(bytes: Uint8Array, base: number): string {
-  return Buffer.from(bytes.buffer, bytes.byteOffset + base, DIGEST_SIZE).toString('hex')
 }

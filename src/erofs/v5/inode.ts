@@ -45,7 +45,8 @@ export function readInodeRecord(source: ByteSource, offset: number, index: numbe
   const O = F.INODE_OFF
   const view = readStruct(source, offset, F.INODE_SIZE, `inode ${index}`)
   const flags = parseInodeFlags(view)
-  const { type, mode } = parseMode(view, flags)
+  const mode = view.u32(O.mode)
+  const type = parseType(view, mode, flags)
   const nameSize = view.u16(O.nameSize)
   view.check(
     nameSize > 0 && nameSize <= MAX_NAME_BYTES,
@@ -60,15 +61,22 @@ export function readInodeRecord(source: ByteSource, offset: number, index: numbe
     source,
     offset + F.INODE_SIZE,
     nameBytes + alignUp(targetSize, F.ALIGNMENT),
-    `name and link target of inode ${index}`,
+    'name and link target',
   )
-  const record = {
+  let length = F.INODE_SIZE + text.bytes.length
+  let xattrs: Map<string, Uint8Array> | undefined
+  if ((flags & F.INODE_FLAGS.xattr) !== 0) {
+    const read = readXattrsV5(source, offset + length)
+    xattrs = read.xattrs
+    length += read.size
+  }
+  const record: InodeRecord = {
     view,
     ino: view.u64(O.ino, 'i_ino'),
     parent: view.u64(O.parent, 'i_parent'),
-    name: latin1(text.bytes.subarray(0, nameSize)),
+    name: latin1(text.bytes, 0, nameSize),
     type,
-    mode,
+    mode: mode & 0o7777,
     uid: view.u32(O.uid),
     gid: view.u32(O.gid),
     mtimeSec: view.i64(O.mtime, 'i_mtime'),
@@ -80,13 +88,12 @@ export function readInodeRecord(source: ByteSource, offset: number, index: numbe
     rdev: view.u32(O.rdev),
     hasHole: (flags & F.INODE_FLAGS.hasHole) !== 0,
     target: targetSize === 0 ? EMPTY : text.slice(nameBytes, targetSize),
+    xattrs,
+    length,
   }
   checkName(text, record.name, index)
   checkFields(record)
-  const length = F.INODE_SIZE + text.bytes.length
-  if ((flags & F.INODE_FLAGS.xattr) === 0) return { ...record, xattrs: undefined, length }
-  const { xattrs, size } = readXattrsV5(source, offset + length, index)
-  return { ...record, xattrs, length: length + size }
+  return record
 }
 
 function parseInodeFlags(view: StructView): number {
@@ -97,30 +104,29 @@ function parseInodeFlags(view: StructView): number {
   return flags
 }
 
-function parseMode(view: StructView, flags: number): Pick<InodeRecord, 'type' | 'mode'> {
+function parseType(view: StructView, mode: number, flags: number): InodeType {
   const O = F.INODE_OFF
-  const mode = view.u32(O.mode)
   const type = mode > 0xffff ? undefined : TYPE_BY_FORMAT[mode >> 12]
   if (type === undefined) throw view.bad(O.mode, 'i_mode', mode, 'no file type has these bits')
   const isLink = (flags & F.INODE_FLAGS.symlink) !== 0
-  view.check(isLink === (type === 'symlink'), O.flags, 'i_flags', flags, `the mode says ${type}`)
-  return { type, mode: mode & 0o7777 }
+  view.check(isLink === (type === 'symlink'), O.flags, 'i_flags', flags, 'the type in the mode differs')
+  return type
 }
 
-function checkFields(record: Omit<InodeRecord, 'xattrs' | 'length'>): void {
+function checkFields(record: InodeRecord): void {
   const O = F.INODE_OFF
   const { view, type, sizeBytes, nlink, mtimeNsec, childCount, target } = record
   view.check(nlink > 0, O.nlink, 'i_nlink', nlink, 'a file has at least one name')
   view.check(mtimeNsec < 1e9, O.mtimeNsec, 'i_mtime_nsec', mtimeNsec, 'less than a second is expected')
   if (type === 'symlink') {
     const valid = target.length > 0 && target.length === sizeBytes && !target.includes(0)
-    view.check(
-      valid,
-      O.symlinkSize,
-      'i_symlink_size',
-      target.length,
-      `a target of ${sizeBytes} bytes is expected`,
-    )
+    if (!valid)
+      throw view.bad(
+        O.symlinkSize,
+        'i_symlink_size',
+        target.length,
+        `a target of ${sizeBytes} bytes is expected`,
+      )
   } else {
     view.check(target.length === 0, O.symlinkSize, 'i_symlink_size', target.length, `a ${type} has no target`)
   }
@@ -140,12 +146,8 @@ function isFileName(name: string): boolean {
 }
 
 /** Pairs of a length and `name NUL value`, packed. `size` counts their header and the padding after them. */
-function readXattrsV5(
-  source: ByteSource,
-  offset: number,
-  index: number,
-): { xattrs: Map<string, Uint8Array>; size: number } {
-  const what = `extended attributes of inode ${index}`
+function readXattrsV5(source: ByteSource, offset: number): { xattrs: Map<string, Uint8Array>; size: number } {
+  const what = 'extended attributes'
   const total = readStruct(source, offset, F.XATTRS_HEADER_SIZE, what).u64(0, 'size')
   const size = F.XATTRS_HEADER_SIZE + alignUp(total, F.ALIGNMENT)
   const view = readStruct(source, offset, size, what)
@@ -164,7 +166,7 @@ function readXattrsV5(
     const nul = view.bytes.indexOf(0, start)
     const named = nul > start && nul < start + length && nul - start <= MAX_NAME_BYTES
     view.check(named, start, 'name', nul - start, 'a name of 1 to 255 bytes with a NUL after it is expected')
-    const name = latin1(view.bytes.subarray(start, nul))
+    const name = latin1(view.bytes, start, nul)
     view.check(!xattrs.has(name), start, 'name', name, 'the inode has it twice')
     const value = view.slice(nul + 1, start + length - nul - 1)
     view.check(
@@ -180,6 +182,6 @@ function readXattrsV5(
   return { xattrs, size }
 }
 
-function latin1(bytes: Uint8Array): string {
-  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString('latin1')
+function latin1(bytes: Uint8Array, start: number, end: number): string {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString('latin1', start, end)
 }

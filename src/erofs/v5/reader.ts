@@ -5,10 +5,10 @@
  * it stands, in time and memory that are bounded by the size of the file.
  */
 import type { ByteSource } from '../../common/byte-source.js'
-import { createHasher, digestOf, type Digester, type Hasher } from '../../common/digest.js'
+import { digestOf, type Digester } from '../../common/digest.js'
 import { type LoadOptions, shareBlobs } from '../blob-pool.js'
 import { CHUNK_RECORD_SIZE, DIGEST_SIZE, MAX_DEPTH } from '../format.js'
-import type { DirectoryInode, ImageInode, InodeAttributes, RafsImage, RegularInode } from '../image-tree.js'
+import type { DirectoryInode, ImageInode, RafsImage, RegularInode } from '../image-tree.js'
 import { deviceNumbers } from '../inode.js'
 import { badField, fits, readStruct, type StructView } from '../struct-view.js'
 import { parseBlobTableV5 } from './blob-table.js'
@@ -27,7 +27,7 @@ export function loadImageV5(source: ByteSource, options: LoadOptionsV5 = {}): Ra
   const sb = parseSuperblockV5(source)
   const { extended, ...table } = parseBlobTableV5(source, sb)
   const blobs = shareBlobs(table.blobs, options)
-  const chunks = new ChunkRecords(source, { blobs, extended }, sb.chunkSize)
+  const chunks = new ChunkRecords(source, { blobs, extended }, sb.chunkSize, options.pool)
   const loader = new TreeLoader(source, sb, chunks, options)
   const root = loader.load()
   return {
@@ -85,16 +85,17 @@ class TreeLoader {
     const root = this.#inode(record)
     if (root.type !== 'directory')
       throw record.view.bad(F.INODE_OFF.mode, 'i_mode', record.mode, 'the root is a directory')
-    const open = [{ record, directory: root, depth: 0 }]
+    // Their records are read again in their turn: kept, each would hold on to the block of the file that it came from.
+    const open = [{ offset: record.view.at, ino: F.ROOT_INO, directory: root, depth: 0 }]
     for (let top = open.pop(); top !== undefined; top = open.pop()) {
-      const depth = top.depth + 1
-      for (const child of this.#children(top.record)) {
+      const { directory, depth } = top
+      for (const child of this.#children(readInodeRecord(this.#source, top.offset, top.ino))) {
         const inode = this.#inode(child)
-        top.directory.children.set(child.name, inode)
+        directory.children.set(child.name, inode)
         if (inode.type !== 'directory') continue
         const why = `a tree is at most ${MAX_DEPTH} directories deep`
-        child.view.check(depth <= MAX_DEPTH, F.INODE_OFF.parent, 'depth', depth, why)
-        open.push({ record: child, directory: inode, depth })
+        child.view.check(depth < MAX_DEPTH, F.INODE_OFF.parent, 'depth', depth + 1, why)
+        open.push({ offset: child.view.at, ino: child.ino, directory: inode, depth: depth + 1 })
       }
     }
     this.#checkCounts()
@@ -114,17 +115,12 @@ class TreeLoader {
         `${childCount} children between index ${ino + 1} and index ${this.#sb.nameCount} are expected`,
       )
     }
-    const hasher = this.#digester && createHasher(this.#digester)
+    const digests = this.#digester && new Uint8Array(childCount * DIGEST_SIZE)
     let previous = ''
     for (let i = 0; i < childCount; i++) {
       const child = this.#record(childIndex + i)
-      child.view.check(
-        child.parent === ino,
-        F.INODE_OFF.parent,
-        'i_parent',
-        child.parent,
-        `${ino} is expected`,
-      )
+      if (child.parent !== ino)
+        throw child.view.bad(F.INODE_OFF.parent, 'i_parent', child.parent, `${ino} is expected`)
       if (child.name <= previous)
         throw badField(
           'RAFS_FIELD',
@@ -135,35 +131,25 @@ class TreeLoader {
           'the names of a directory ascend',
         )
       previous = child.name
-      hasher?.update(storedDigest(child.view))
+      digests?.set(storedDigest(child.view), i * DIGEST_SIZE)
       yield child
     }
-    if (hasher) checkDigest(view, hasher.digest())
+    if (digests) this.#checkDigest(view, digests)
   }
 
   /** The name at an index of the inode table; each index has one place in the tree. */
   #record(index: number): InodeRecord {
     const at = (index - 1) * F.INODE_TABLE_ENTRY_SIZE
     const offset = this.#table.u32(at) * F.INODE_OFFSET_UNIT
-    this.#table.check(
-      offset >= F.SUPERBLOCK_SIZE && fits(this.#source, offset, F.INODE_SIZE),
-      at,
-      `entry ${index}`,
-      offset,
-      'an offset between the superblock and the end of the file is expected',
-    )
-    this.#table.check(this.#seen[index] === 0, at, `entry ${index}`, offset, 'it has two places in the tree')
+    const bad = (why: string): Error => this.#table.bad(at, `entry ${index}`, offset, why)
+    if (offset < F.SUPERBLOCK_SIZE || !fits(this.#source, offset, F.INODE_SIZE))
+      throw bad('an offset between the superblock and the end of the file is expected')
+    if (this.#seen[index] !== 0) throw bad('it has two places in the tree')
     this.#seen[index] = 1
     this.#seenCount++
     const record = readInodeRecord(this.#source, offset, index)
     this.#room -= record.length + (record.type === 'regular' ? record.childCount * CHUNK_RECORD_SIZE : 0)
-    if (this.#room < 0)
-      throw this.#table.bad(
-        at,
-        `entry ${index}`,
-        offset,
-        'the inodes together claim more bytes than the file has',
-      )
+    if (this.#room < 0) throw bad('the inodes together claim more bytes than the file has')
     this.#checkNumber(record, index)
     return record
   }
@@ -171,7 +157,7 @@ class TreeLoader {
   /** Only further names of a file have another number than their index: that of the first name. */
   #checkNumber({ view, ino, parent, type, nlink }: InodeRecord, index: number): void {
     const isFurtherName = ino > F.ROOT_INO && ino < index && type === 'regular' && nlink > 1
-    view.check(ino === index || isFurtherName, F.INODE_OFF.ino, 'i_ino', ino, `${index} is expected`)
+    if (ino !== index && !isFurtherName) throw view.bad(F.INODE_OFF.ino, 'i_ino', ino, `${index} is expected`)
     if (ino === index) this.#inodeCount++
     if (index === F.ROOT_INO)
       view.check(parent === 0, F.INODE_OFF.parent, 'i_parent', parent, 'the root has none')
@@ -198,38 +184,54 @@ class TreeLoader {
     return first
   }
 
+  /** With its digest checked, unless it is a directory: that has to wait for its children. */
   #make(record: InodeRecord): ImageInode {
-    const attributes = attributesOf(record)
-    const { type } = record
+    const { xattrs } = record
+    const inode = this.#content(record)
+    if (xattrs !== undefined && xattrs.size > 0) inode.xattrs = xattrs
+    return inode
+  }
+
+  /** Every field is named for each type: objects that are put together from others take twice the memory. */
+  #content(record: InodeRecord): ImageInode {
+    const { type, mode, uid, gid, mtimeSec, mtimeNsec, sizeBytes, target, view } = record
     switch (type) {
       case 'directory':
-        return { ...attributes, type, children: new Map(), implicit: false }
+        return { type, mode, uid, gid, mtimeSec, mtimeNsec, children: new Map(), implicit: false }
       case 'regular': {
-        const hasher = this.#hasher()
-        const chunks = this.#chunks.read(record, hasher)
-        if (hasher) checkDigest(record.view, hasher.digest())
-        return { ...attributes, type, sizeBytes: record.sizeBytes, chunks }
+        const digests = this.#digester && new Uint8Array(record.childCount * DIGEST_SIZE)
+        const chunks = this.#chunks.read(record, digests)
+        if (digests) this.#checkDigest(view, digests)
+        return { type, mode, uid, gid, mtimeSec, mtimeNsec, sizeBytes, chunks }
       }
       case 'symlink':
-        this.#checkDigestOf(record, record.target)
-        return { ...attributes, type, target: record.target }
+        this.#checkDigest(view, target)
+        return { type, mode, uid, gid, mtimeSec, mtimeNsec, target }
       case 'charDevice':
-      case 'blockDevice':
-        this.#checkDigestOf(record, EMPTY)
-        return { ...attributes, type, ...deviceNumbers({ u: record.rdev }) }
+      case 'blockDevice': {
+        this.#checkDigest(view, EMPTY)
+        const { major, minor } = deviceNumbers({ u: record.rdev })
+        return { type, mode, uid, gid, mtimeSec, mtimeNsec, major, minor }
+      }
       case 'fifo':
       case 'socket':
-        this.#checkDigestOf(record, EMPTY)
-        return { ...attributes, type }
+        this.#checkDigest(view, EMPTY)
+        return { type, mode, uid, gid, mtimeSec, mtimeNsec }
     }
   }
 
-  #hasher(): Hasher | undefined {
-    return this.#digester && createHasher(this.#digester)
-  }
-
-  #checkDigestOf(record: InodeRecord, bytes: Uint8Array): void {
-    if (this.#digester) checkDigest(record.view, digestOf(this.#digester, bytes))
+  /** `digested`: what the digest of the inode is made of. */
+  #checkDigest(view: StructView, digested: Uint8Array): void {
+    if (this.#digester === undefined) return
+    const stored = storedDigest(view)
+    const computed = digestOf(this.#digester, digested)
+    if (Buffer.compare(stored, computed) === 0) return
+    throw view.bad(
+      F.INODE_OFF.digest,
+      'i_digest',
+      Buffer.from(stored).toString('hex'),
+      `${Buffer.from(computed).toString('hex')} is expected: the inode or something below it is damaged`,
+    )
   }
 
   #checkCounts(): void {
@@ -252,11 +254,6 @@ class TreeLoader {
 
 const EMPTY = new Uint8Array(0)
 
-function attributesOf(record: InodeRecord): InodeAttributes {
-  const { mode, uid, gid, mtimeSec, mtimeNsec, xattrs } = record
-  return { mode, uid, gid, mtimeSec, mtimeNsec, ...(xattrs && xattrs.size > 0 ? { xattrs } : {}) }
-}
-
 function differingField(a: RegularInode, b: RegularInode): string | undefined {
   for (const field of ['mode', 'uid', 'gid', 'mtimeSec', 'mtimeNsec', 'sizeBytes'] as const)
     if (a[field] !== b[field]) return field
@@ -271,18 +268,6 @@ function differingField(a: RegularInode, b: RegularInode): string | undefined {
 
 function storedDigest(view: StructView): Uint8Array {
   return view.bytes.subarray(F.INODE_OFF.digest, F.INODE_OFF.digest + DIGEST_SIZE)
-}
-
-function checkDigest(view: StructView, computed: Uint8Array): void {
-  const stored = storedDigest(view)
-  if (Buffer.compare(stored, computed) === 0) return
-  const want = Buffer.from(computed).toString('hex')
-  throw view.bad(
-    F.INODE_OFF.digest,
-    'i_digest',
-    Buffer.from(stored).toString('hex'),
-    `${want} is expected: the inode or something below it is damaged`,
-  )
 }
 
 function readPrefetchTable(source: ByteSource, { prefetchTable }: SuperblockV5): number[] {

@@ -69,9 +69,9 @@ const V5_PARTS: readonly [RegExp, BootstrapPart][] = [
   [/^RAFS v5 inode table/, 'inode table'],
   [/^RAFS v5 (extended )?blob table/, 'blob table'],
   [/^RAFS v5 prefetch table/, 'prefetch table'],
-  [/^chunks /, 'chunk table'],
+  [/^chunks\b/, 'chunk table'],
   [/^name /, 'dirent'],
-  [/^extended attributes /, 'xattr'],
+  [/^extended attributes\b/, 'xattr'],
   [/^inode /, 'inode'],
 ]
 

@@ -69,7 +69,7 @@ const damages: [string, number, 1 | 2 | 4 | 8, number | bigint, string][] = [
   ['order of names', at('fifo', 128), 1, 0x61, 'name'],
   ['nanoseconds', at('fifo', 108), 4, 1_000_000_000, 'i_mtime_nsec'],
   ['seconds', at('fifo', 112), 8, 1n << 60n, 'i_mtime'],
-  ['size of the attributes', at('with', 136), 8, 1n << 33n, 'extended attributes of inode'],
+  ['size of the attributes', at('with', 136), 8, 1n << 33n, 'extended attributes'],
   ['length of an attribute', at('with', 144), 4, 1000, 'pair length'],
   ['attribute without a name', at('with', 148), 1, 0, 'name'],
   ['digest of a chunk in one of two files', at('again', 136), 1, 0, 'digest'],
