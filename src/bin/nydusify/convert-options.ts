@@ -2,7 +2,7 @@ import { Command, InvalidArgumentError, Option } from 'commander'
 import { parseDurationMs } from '../../common/duration.js'
 import { fault } from '../../common/fault.js'
 import { DEFAULT_LIMITS } from '../../image/tar/limits.js'
-import { parseChunkSize } from '../parse-size.js'
+import { parseBatchSize, parseChunkSize } from '../parse-size.js'
 import { platformOptions } from './platforms.js'
 
 /** Options of `nydusify convert`, as commander gives them. */
@@ -182,10 +182,6 @@ function parseSize(text: string): number {
   const [, digits, unit = ''] = /^([0-9]{1,9})(?:([kmg])i?)?b?$/i.exec(text) ?? []
   if (digits === undefined) throw new InvalidArgumentError('It must be a size like 16MB.')
   return Number(digits) * 1024 ** ' kmg'.indexOf(unit === '' ? ' ' : unit.toLowerCase())
-}
-
-function parseBatchSize(text: string): number {
-  return /^(?:0x)?0+$/i.test(text) ? 0 : parseChunkSize(text)
 }
 
 export function parseCount(text: string): number {

@@ -33,6 +33,7 @@ const COMMAND_LINES: [string, string[]][] = [
   ['nydusify', ['convert']],
   ['nydusify', ['check']],
   ['nydusify', ['copy']],
+  ['nydusify', ['optimize']],
   ['nydusify', ['save']],
   ['nydusify', ['load']],
 ]

@@ -1,7 +1,7 @@
 /** Conversions with every form of image, those that are killed, and images of many layers. */
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { readdirSync } from 'node:fs'
+import { readdirSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { gzipSync } from 'node:zlib'
 import t from 'tap'
@@ -10,7 +10,7 @@ import { RegistryClient } from '../../../../src/oci/registry-client.js'
 import { missingDockerRegistry, startDockerRegistry } from '../../../helpers/docker-registry.js'
 import { type Ended, nydusify, spawnNydusify } from '../../../helpers/nydusify.js'
 import { pushImage } from '../../../helpers/push-image.js'
-import { fixturesDirectory } from '../../../helpers/rafs-fixtures.js'
+import { fixturesDirectory, readExpected } from '../../../helpers/rafs-fixtures.js'
 import { scratch } from '../../../helpers/scratch.js'
 import { tarBytes } from '../../../helpers/tar-bytes.js'
 
@@ -49,6 +49,31 @@ t.test('forms of images', { skip: missingDockerRegistry() }, async t => {
       const { layers, annotations } = await fetch('torture', 'v5')
       t.match(layers.at(-1)?.annotations, { 'containerd.io/snapshot/nydus-fs-version': '5' })
       t.match(annotations, { 'containerd.io/snapshot/nydus-fs-version': '5' })
+
+      const list = path.join(cwd, 'list.json')
+      const paths = readExpected(fixtures!).filter(
+        ({ type, size = 0, path }) => type === 'f' && size > 1000 && path !== undefined,
+      )
+      const files = paths.slice(0, 40).map(entry => ({ path: `/${entry.path}`, ranges: [[0, 100]] }))
+      writeFileSync(list, JSON.stringify({ version: 'v1', files: [...files, { path: '/none' }] }))
+      for (const form of ['batch', 'v5']) {
+        const from = ['--source', ref(`torture:${form}`), '--target', ref(`fast:${form}`)]
+        const optimized = await run('optimize', ...from, '--prefetch-files', list)
+        t.match(
+          optimized,
+          { code: 0, stdout: /files in/, stderr: /listed paths are no files/ },
+          optimized.stderr,
+        )
+        const fast = (await fetch('fast', form)).layers
+        t.equal(fast.length, 4)
+        const mark = 'containerd.io/snapshot/nydus-separated-blob-with-prefetch-files'
+        t.equal(fast[2]?.annotations[mark], 'true')
+        const same = await run('check', '--source', ref('torture:oci'), '--target', ref(`fast:${form}`))
+        t.match(same, { code: 0 }, same.stderr)
+      }
+      writeFileSync(list, '[]')
+      const pair = ['--source', ref('torture:batch'), '--target', ref('fast:x'), '--prefetch-files', list]
+      t.match(await run('optimize', ...pair), { code: 2, stderr: /is no access list/ })
     },
   )
 
