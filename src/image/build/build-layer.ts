@@ -50,7 +50,7 @@ export async function buildLayer(
 ): Promise<BuiltLayer> {
   const version = options.version ?? 6
   const built = await buildImage(
-    { entries: () => readTar(decompressLayer(source, options.limits)) },
+    { entries: () => readTar(decompressLayer(source, options.limits), options.limits) },
     await openBlobFile(path),
     {
       ...options,

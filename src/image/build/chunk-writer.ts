@@ -3,6 +3,7 @@ import { fault } from '../../common/fault.js'
 import { BLOCK_SIZE, MAX_CHUNKS_PER_BLOB, MAX_COMPRESSED_BLOB_SIZE, alignUp } from '../../erofs/format.js'
 import type { ChunkBatch, ImageBlob, ImageChunk } from '../../erofs/image-tree.js'
 import type { ByteStream } from '../tar/layer-stream.js'
+import { isHole } from '../tar/zeros.js'
 import type { BlobStream } from './blob-stream.js'
 import type { CompressPool, PackedUnits } from './compress-pool.js'
 
@@ -54,6 +55,8 @@ export class ChunkWriter {
   readonly #pool: CompressPool
   readonly #capacity: number
   readonly #byDigest = new Map<string, ImageChunk>()
+  /** Chunks of zeros, by size. */
+  readonly #holes = new Map<number, ImageChunk>()
   readonly #spare: { input: ArrayBuffer; output: ArrayBuffer }[] = []
   readonly #inFlight: Parcel[] = []
   #buffer: { input: ArrayBuffer; output: ArrayBuffer } | undefined
@@ -80,7 +83,14 @@ export class ChunkWriter {
     let filled = 0
     for await (const piece of body) {
       for (let at = 0; at < piece.length;) {
-        target ??= await this.#reserve(Math.min(left, this.#blob.chunkSize), small)
+        const next = Math.min(left, this.#blob.chunkSize)
+        if (target === undefined && isHole(piece) && piece.length - at >= next) {
+          chunks.push(await this.#hole(next, small))
+          at += next
+          left -= next
+          continue
+        }
+        target ??= await this.#reserve(next, small)
         const part = piece.subarray(at, at + target.length - filled)
         target.set(part, filled)
         filled += part.length
@@ -94,6 +104,16 @@ export class ChunkWriter {
     }
     if (left !== 0) throw fault('TAR_INVALID', `the layer ends ${left} bytes before the end of a file`)
     return chunks
+  }
+
+  /** A chunk of zeros, which are looked at once: holes may be thousands of times bigger than their archive. */
+  async #hole(sizeBytes: number, small: boolean): Promise<ImageChunk> {
+    const known = this.#holes.get(sizeBytes)
+    if (known) return known
+    const target = await this.#reserve(sizeBytes, small)
+    const chunk = this.#seal(target.fill(0), small)
+    this.#holes.set(sizeBytes, chunk)
+    return chunk
   }
 
   /** Writes out what is on its way; chunks then know their compressed place. */

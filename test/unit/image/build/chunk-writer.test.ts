@@ -5,6 +5,10 @@ import { BlobStream } from '../../../../src/image/build/blob-stream.js'
 import { type ChunkOptions, ChunkWriter } from '../../../../src/image/build/chunk-writer.js'
 import { CompressPool } from '../../../../src/image/build/compress-pool.js'
 import type { BlobCipher, ImageBlob } from '../../../../src/erofs/image-tree.js'
+import { type LayerOptions, buildLayer } from '../../../../src/image/build/build-layer.js'
+import { DEFAULT_LIMITS } from '../../../../src/image/tar/limits.js'
+import { scratch } from '../../../helpers/scratch.js'
+import { type TarItem, pieces, tarBytes } from '../../../helpers/tar-bytes.js'
 import { newBlob } from '../../../helpers/made-tree.js'
 
 const pool = new CompressPool()
@@ -164,4 +168,39 @@ t.test('a body that is not as long as was said, and a writer that fails', async 
   const writer = new ChunkWriter(new BlobStream(output, 0), blob, { aligned: true, batchSize: 0 }, closed)
   await writer.addFile(once(Buffer.alloc(10)), 10)
   await t.rejects(writer.flush(), { code: 'CANCELLED' })
+})
+
+const MIB = 1 << 20
+
+function sparseFile(name: string, sizeBytes: number, dataAt: number, body: Buffer): TarItem {
+  const pax = {
+    'GNU.sparse.size': String(sizeBytes),
+    'GNU.sparse.numblocks': '1',
+    'GNU.sparse.map': `${dataAt},${body.length}`,
+  }
+  return { name, body, pax }
+}
+
+t.test('a hole is one chunk of zeros, many times', async t => {
+  const directory = scratch(t)
+  const options: LayerOptions = {
+    chunkSize: MIB,
+    compressor: 'zstd',
+    digester: 'sha256',
+    limits: DEFAULT_LIMITS,
+  }
+  const sizeBytes = 40 * 2 ** 30
+  const archive = tarBytes([
+    sparseFile('huge', sizeBytes + 5, 2 ** 30 + 7, Buffer.from('data')),
+    { name: 'zeros', body: Buffer.alloc(MIB + 5) },
+  ])
+  const layer = await buildLayer(pieces(archive), path.join(directory, 'blob'), options, pool)
+  const [huge, zeros] = ['huge', 'zeros'].map(name => layer.root.children.get(name))
+  if (huge?.type !== 'regular' || zeros?.type !== 'regular') throw new Error('the files are missing')
+  t.equal(huge.chunks.length, sizeBytes / MIB + 1)
+  t.equal(layer.blob?.chunkCount, 3, 'zeros, what holds the data, and the five bytes at the end')
+  t.equal(huge.chunks[0], zeros.chunks[0], 'zeros that are stored are the same')
+  t.equal(huge.chunks.at(-1), zeros.chunks[1])
+  t.not(huge.chunks[1024], huge.chunks[0])
+  t.ok(layer.sizeBytes < 10_000)
 })
