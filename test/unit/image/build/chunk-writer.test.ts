@@ -1,3 +1,4 @@
+import path from 'node:path'
 import t, { type Test } from 'tap'
 import { UnitCipher } from '../../../../src/common/codec.js'
 import type { BlobOutput } from '../../../../src/image/build/blob-output.js'
