@@ -3,7 +3,7 @@ import { type BlobEntry, hasFeature } from '../../erofs/blob-table.js'
 import * as F from '../../erofs/format.js'
 import type { Table } from '../../erofs/superblock.js'
 import type { ExpectedChunk } from './check-blob.js'
-import { partFault } from './parts.js'
+import { badPart } from './parts.js'
 
 const O = F.CHUNK_OFF
 const FLAGS_KNOWN = Object.values(F.CHUNK_FLAGS).reduce((all, flag) => all | flag, 0)
@@ -165,5 +165,5 @@ export function readU64(bytes: Buffer, at: number): number {
 }
 
 function bad(at: number, field: string, value: number | string, why: string): Error {
-  return partFault('chunk table', at, `field ${field} is ${value}: ${why}`)
+  return badPart('chunk table', at, field, value, why)
 }

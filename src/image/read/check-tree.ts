@@ -1,10 +1,12 @@
 /** The tree of a RAFS v6 bootstrap: every inode, directory entry, attribute and chunk index, and what they say of one another. */
-import { type BlobEntry, hasFeature } from '../../erofs/blob-table.js'
+import type { BlobEntry } from '../../erofs/blob-table.js'
 import * as F from '../../erofs/format.js'
 import type { Superblock } from '../../erofs/superblock.js'
 import { type CheckedChunks, readU64 } from './check-chunks.js'
+import { DirectoryCheck } from './check-directory.js'
+import { FileChunksCheck } from './check-file-chunks.js'
 import { checkXattrs } from './check-xattrs.js'
-import { type BootstrapPart, partFault } from './parts.js'
+import { badPart } from './parts.js'
 
 export interface TreeFacts {
   /** Names of the tree with the root; each name of a hard link counts. */
@@ -37,8 +39,8 @@ const TYPE_NAMES = Object.keys(F.FILE_TYPES)
 export class TreeCheck {
   readonly #bytes: Buffer
   readonly #sb: Superblock
-  readonly #blobs: readonly BlobEntry[]
   readonly #records: CheckedChunks
+  readonly #files: FileChunksCheck
   /** By nid: names that were met, and the type of the inode. */
   readonly #nameCounts: Uint32Array
   readonly #types: Uint8Array
@@ -55,7 +57,7 @@ export class TreeCheck {
   constructor(bytes: Buffer, sb: Superblock, blobs: readonly BlobEntry[], records: CheckedChunks) {
     this.#bytes = bytes
     this.#sb = sb
-    this.#blobs = blobs
+    this.#files = new FileChunksCheck(bytes, sb, blobs, records)
     this.#records = records
     const slots = Math.floor((bytes.length - sb.metaOffset) / F.INODE_SLOT_SIZE)
     this.#nameCounts = new Uint32Array(slots)
@@ -70,7 +72,7 @@ export class TreeCheck {
     for (let parent = this.#open.pop(); parent !== undefined; parent = this.#open.pop())
       this.#checkDirectory(this.#open.pop() ?? 0, parent)
     if (this.#names !== inos)
-      throw bad(
+      throw badPart(
         'superblock',
         F.SUPERBLOCK_OFFSET + F.SB_OFF.inos,
         'inos',
@@ -94,14 +96,15 @@ export class TreeCheck {
 
   /** A name that leads to an inode. Returns the inode's type. */
   #visit(nid: number, entryType: number, parent: number, at: number): number {
-    if (nid >= this.#nameCounts.length) throw bad('dirent', at, 'nid', nid, 'it lies beyond the bootstrap')
+    if (nid >= this.#nameCounts.length)
+      throw badPart('dirent', at, 'nid', nid, 'it lies beyond the bootstrap')
     this.#names++
     const known = this.#nameCounts[nid] ?? 0
     this.#nameCounts[nid] = known + 1
     if (known === 0) this.#types[nid] = this.#checkInode(nid)
     const type = this.#types[nid] ?? 0
     if (entryType !== 0 && entryType !== type)
-      throw bad(
+      throw badPart(
         'dirent',
         at,
         'file_type',
@@ -109,7 +112,7 @@ export class TreeCheck {
         `inode ${nid} is a ${TYPE_NAMES[type]}`,
       )
     if (type === DIRECTORY) {
-      if (known > 0) throw bad('dirent', at, 'nid', nid, 'this directory has another place in the tree')
+      if (known > 0) throw badPart('dirent', at, 'nid', nid, 'this directory has another place in the tree')
       this.#directories++
       this.#open.push(nid, parent)
     }
@@ -123,11 +126,11 @@ export class TreeCheck {
     const format = bytes.readUInt16LE(at)
     const extended = (format & F.INODE_EXTENDED) !== 0
     if (extended && at + F.EXTENDED_INODE_SIZE > bytes.length)
-      throw bad('inode', at, 'i_format', format, 'the inode is cut off by the end of the bootstrap')
+      throw badPart('inode', at, 'i_format', format, 'the inode is cut off by the end of the bootstrap')
     const layout = format >> 1
     const { flatPlain, flatInline, chunkBased } = F.INODE_LAYOUTS
     if (layout !== flatPlain && layout !== flatInline && layout !== chunkBased)
-      throw bad(
+      throw badPart(
         'inode',
         at,
         'i_format',
@@ -136,14 +139,15 @@ export class TreeCheck {
       )
     const mode = bytes.readUInt16LE(at + X.mode)
     const type = TYPE_OF_MODE[mode >> 12] ?? 0
-    if (type === 0) throw bad('inode', at + X.mode, 'i_mode', mode, 'no file type has these bits')
+    if (type === 0) throw badPart('inode', at + X.mode, 'i_mode', mode, 'no file type has these bits')
     const size = extended ? readU64(bytes, at + X.size) : bytes.readUInt32LE(at + C.size)
-    if (!Number.isSafeInteger(size)) throw bad('inode', at + X.size, 'i_size', size, 'no file is as large')
-    if (this.#nlink(at) === 0) throw bad('inode', at, 'i_nlink', 0, 'a file has at least one name')
+    if (!Number.isSafeInteger(size))
+      throw badPart('inode', at + X.size, 'i_size', size, 'no file is as large')
+    if (this.#nlink(at) === 0) throw badPart('inode', at, 'i_nlink', 0, 'a file has at least one name')
     if (extended) checkReserved(bytes, at)
     const tail = at + (extended ? F.EXTENDED_INODE_SIZE : F.COMPACT_INODE_SIZE) + this.#xattrSize(at)
     if (tail > bytes.length)
-      throw bad(
+      throw badPart(
         'inode',
         at + X.xattrCount,
         'i_xattr_icount',
@@ -154,117 +158,28 @@ export class TreeCheck {
     const isRegular = type === F.FILE_TYPES.regular
     const entries = isRegular ? Math.ceil(size / this.#sb.chunkSize) : 0
     this.#claim(at, tail - at + (isRegular ? entries * F.CHUNK_INDEX_SIZE : size))
-    if (isRegular) this.#checkFile(nid, at, tail, size, layout)
+    if (isRegular) this.#countFile(size, this.#files.check(nid, at, tail, size))
     else if (layout === chunkBased)
-      throw bad('inode', at, 'i_format', format, `a ${TYPE_NAMES[type]} has no chunks`)
+      throw badPart('inode', at, 'i_format', format, `a ${TYPE_NAMES[type]} has no chunks`)
     else if (type === F.FILE_TYPES.symlink) this.#checkSymlink(at, tail, size)
     else if (type !== DIRECTORY && size !== 0)
-      throw bad('inode', at + X.size, 'i_size', size, `a ${TYPE_NAMES[type]} has no data`)
+      throw badPart('inode', at + X.size, 'i_size', size, `a ${TYPE_NAMES[type]} has no data`)
     return type
   }
 
+  #countFile(size: number, chunks: number): void {
+    this.#fileBytes += size
+    this.#chunks += chunks
+  }
+
   #checkSymlink(at: number, tail: number, size: number): void {
-    if (size === 0) throw bad('inode', at + X.size, 'i_size', 0, 'a symlink has a target')
+    if (size === 0) throw badPart('inode', at + X.size, 'i_size', 0, 'a symlink has a target')
     const blocks = Math.ceil(size / this.#sb.blockSize)
     for (let block = 0; block < blocks; block++) {
       const { start, end } = this.#flatBlock(at, tail, size, block)
       const nul = this.#bytes.subarray(start, end).indexOf(0)
-      if (nul >= 0) throw bad('inode', start + nul, 'symlink target', 0, 'a path has no NUL')
+      if (nul >= 0) throw badPart('inode', start + nul, 'symlink target', 0, 'a path has no NUL')
     }
-  }
-
-  #checkFile(nid: number, at: number, tail: number, size: number, layout: number): void {
-    this.#fileBytes += size
-    if (size === 0) return
-    if (layout !== F.INODE_LAYOUTS.chunkBased)
-      throw bad('inode', at, 'i_format', layout, 'file data of RAFS stands in blobs, as chunks')
-    const { chunkSize, blockSize } = this.#sb
-    const format = this.#bytes.readUInt32LE(at + X.u)
-    const known = F.CHUNK_FORMAT_INDEXES | F.CHUNK_FORMAT_BITS_MASK
-    if ((format & F.CHUNK_FORMAT_INDEXES) === 0 || (format & ~known) !== 0)
-      throw bad(
-        'inode',
-        at + X.u,
-        'i_u',
-        format,
-        'chunk indexes (0x20) and a chunk size in bits 0 to 4 are expected',
-      )
-    const kernelChunk = blockSize * 2 ** (format & F.CHUNK_FORMAT_BITS_MASK)
-    // The kernel looks at one index for each of its own chunks.
-    if (kernelChunk !== chunkSize && (kernelChunk < chunkSize || kernelChunk < size))
-      throw bad(
-        'inode',
-        at + X.u,
-        'i_u',
-        format,
-        `chunks have ${chunkSize} bytes, or the file's ${size} are one`,
-      )
-    const count = Math.ceil(size / chunkSize)
-    const start = F.alignUp(tail, F.CHUNK_INDEX_SIZE)
-    if (start + count * F.CHUNK_INDEX_SIZE > this.#bytes.length)
-      throw bad('inode', at + X.size, 'i_size', size, `its ${count} chunk indexes end beyond the bootstrap`)
-    this.#chunks += count
-    for (let index = 0; index < count; index++) {
-      const entry = start + index * F.CHUNK_INDEX_SIZE
-      this.#checkChunkIndex(nid, entry, Math.min(chunkSize, size - index * chunkSize))
-      if (index > 0 && kernelChunk !== chunkSize) this.#checkContiguous(nid, entry)
-    }
-  }
-
-  #checkChunkIndex(nid: number, at: number, length: number): void {
-    const bytes = this.#bytes
-    const device = bytes.readUInt16LE(at + F.CHUNK_INDEX_OFF.device)
-    const blobIndex = (device & 0xff) - 1
-    const blob = this.#blobs[blobIndex]
-    const wrong = (field: string, value: number, why: string): Error =>
-      bad('chunk index', at, field, value, `${why} (of inode ${nid})`)
-    if (blob === undefined) throw wrong('device_id', device, `the image has ${this.#blobs.length} blobs`)
-    const index = ((device >> 8) << 16) | bytes.readUInt16LE(at + F.CHUNK_INDEX_OFF.chunkLow)
-    if (index >= blob.chunkCount && !hasFeature(blob, 'chunkdictGenerated'))
-      throw wrong('chunk index', index, `blob ${blobIndex} has ${blob.chunkCount} chunks`)
-    const offset = bytes.readUInt32LE(at + F.CHUNK_INDEX_OFF.block) * this.#sb.blockSize
-    if (offset + length > blob.uncompressedSize)
-      throw wrong(
-        'blkaddr',
-        offset / this.#sb.blockSize,
-        `blob ${blobIndex} has ${blob.uncompressedSize} bytes`,
-      )
-    if (this.#records.count === 0) return
-    const record = this.#records.find(blobIndex, index)
-    if (record === undefined)
-      throw wrong('chunk index', index, `the chunk table has no record of this chunk of blob ${blobIndex}`)
-    this.#records.markUsed(record)
-    const recordOffset = readU64(bytes, record + F.CHUNK_OFF.uncompressedOffset)
-    const recordSize = bytes.readUInt32LE(record + F.CHUNK_OFF.uncompressedSize)
-    if (recordOffset !== offset)
-      throw wrong(
-        'blkaddr',
-        offset / this.#sb.blockSize,
-        `the chunk table says byte ${recordOffset}, at byte ${record}`,
-      )
-    if (recordSize !== length)
-      throw wrong(
-        'chunk index',
-        index,
-        `the chunk has ${recordSize} bytes by the chunk table, the file needs ${length}`,
-      )
-  }
-
-  /** One chunk to the kernel: each piece follows the one before in the same blob. */
-  #checkContiguous(nid: number, at: number): void {
-    const { device, block } = F.CHUNK_INDEX_OFF
-    const before = at - F.CHUNK_INDEX_SIZE
-    const blob = this.#bytes[at + device]
-    const address = this.#bytes.readUInt32LE(at + block)
-    const expected = this.#bytes.readUInt32LE(before + block) + this.#sb.chunkSize / this.#sb.blockSize
-    if (blob !== this.#bytes[before + device] || address !== expected)
-      throw bad(
-        'chunk index',
-        at,
-        'blkaddr',
-        address,
-        `i_u of inode ${nid} says that its chunks follow one another`,
-      )
   }
 
   #checkDirectory(nid: number, parent: number): void {
@@ -273,84 +188,24 @@ export class TreeCheck {
     const extended = (bytes.readUInt16LE(at) & F.INODE_EXTENDED) !== 0
     const size = extended ? readU64(bytes, at + X.size) : bytes.readUInt32LE(at + C.size)
     const tail = at + (extended ? F.EXTENDED_INODE_SIZE : F.COMPACT_INODE_SIZE) + this.#xattrSize(at)
-    const scan: DirectoryScan = { nid, parent, dots: 0, directories: 0, nameStart: 0, nameEnd: 0 }
+    const visit = (child: number, type: number, entry: number): number => this.#visit(child, type, nid, entry)
+    const directory = new DirectoryCheck(bytes, nid, parent, visit)
     const blocks = Math.ceil(size / this.#sb.blockSize)
     for (let block = 0; block < blocks; block++) {
       const { start, end } = this.#flatBlock(at, tail, size, block)
-      this.#checkBlock(scan, start, end)
+      directory.checkBlock(start, end)
     }
-    if (scan.dots !== 3) throw bad('dirent', at, 'directory', nid, 'a directory has the entries . and ..')
+    if (!directory.hasDots)
+      throw badPart('dirent', at, 'directory', nid, 'a directory has the entries . and ..')
     const links = this.#nlink(at)
-    if (links !== 2 + scan.directories)
-      throw bad('inode', at, 'i_nlink', links, `directory ${nid} holds ${scan.directories} directories`)
-  }
-
-  #checkBlock(scan: DirectoryScan, start: number, end: number): void {
-    const bytes = this.#bytes
-    const first = end - start < F.DIRENT_SIZE ? 0 : bytes.readUInt16LE(start + F.DIRENT_OFF.nameOffset)
-    if (first < F.DIRENT_SIZE || first % F.DIRENT_SIZE !== 0 || first >= end - start)
-      throw bad('dirent', start, 'nameoff', first, 'a multiple of 12 inside the block is expected')
-    const count = first / F.DIRENT_SIZE
-    for (let index = 0; index < count; index++) {
-      const entry = start + index * F.DIRENT_SIZE
-      const nameStart = start + bytes.readUInt16LE(entry + F.DIRENT_OFF.nameOffset)
-      const isLast = index === count - 1
-      let nameEnd = isLast ? end : start + bytes.readUInt16LE(entry + F.DIRENT_SIZE + F.DIRENT_OFF.nameOffset)
-      if (nameStart < start + first || nameEnd <= nameStart || nameEnd > end)
-        throw bad(
-          'dirent',
-          entry,
-          'nameoff',
-          nameStart - start,
-          'names follow the entries, one another, and end in the block',
-        )
-      nameEnd = this.#checkName(nameStart, nameEnd, isLast)
-      const order = bytes.compare(bytes, scan.nameStart, scan.nameEnd, nameStart, nameEnd)
-      if (scan.nameEnd > 0 && order <= 0)
-        throw bad(
-          'dirent',
-          entry,
-          'name',
-          shown(bytes, nameStart, nameEnd),
-          'the names of a directory ascend',
-        )
-      scan.nameStart = nameStart
-      scan.nameEnd = nameEnd
-      this.#checkEntry(scan, entry, nameEnd - nameStart)
-    }
-  }
-
-  /** Returns the end of the name: the last one of a block ends at the first NUL. */
-  #checkName(start: number, end: number, isLast: boolean): number {
-    const bytes = this.#bytes
-    for (let at = start; at < end; at++) {
-      if (bytes[at] === 0 && isLast) {
-        end = at
-        break
-      }
-      if (bytes[at] === 0 || bytes[at] === 0x2f)
-        throw bad('dirent', start, 'name', shown(bytes, start, end), 'a name has neither / nor NUL')
-    }
-    if (end === start || end - start > F.MAX_NAME_BYTES)
-      throw bad('dirent', start, 'name length', end - start, '1 to 255 is expected')
-    return end
-  }
-
-  #checkEntry(scan: DirectoryScan, at: number, length: number): void {
-    const bytes = this.#bytes
-    const nid = readU64(bytes, at + F.DIRENT_OFF.nid)
-    const type = bytes[at + F.DIRENT_OFF.fileType] ?? 0
-    if (type >= TYPE_NAMES.length) throw bad('dirent', at, 'file_type', type, '0 to 7 is expected')
-    const dots = bytes[scan.nameStart] === 0x2e ? dotsOf(bytes, scan.nameStart, length) : 0
-    if (dots === 0) {
-      if (this.#visit(nid, type, scan.nid, at) === DIRECTORY) scan.directories++
-      return
-    }
-    scan.dots |= dots
-    const expected = dots === 1 ? scan.nid : scan.parent
-    if (nid !== expected)
-      throw bad('dirent', at, 'nid', nid, `${'.'.repeat(dots)} leads to inode ${expected}`)
-    if (type !== 0 && type !== DIRECTORY) throw bad('dirent', at, 'file_type', type, 'it is a directory')
+    if (links !== 2 + directory.directories)
+      throw badPart(
+        'inode',
+        at,
+        'i_nlink',
+        links,
+        `directory ${nid} holds ${directory.directories} directories`,
+      )
   }
 
   /** In images of 2022 each name of a file has an inode of its own, with the builder's number in common. */
@@ -373,7 +228,7 @@ export class TreeCheck {
       const links = this.#nlink(at)
       const extended = (bytes.readUInt16LE(at) & F.INODE_EXTENDED) !== 0
       if (links !== names)
-        throw bad(
+        throw badPart(
           'inode',
           at + (extended ? X.nlink : C.nlink),
           'i_nlink',
@@ -391,7 +246,7 @@ export class TreeCheck {
     const inline = index === last && this.#bytes.readUInt16LE(at) >> 1 === F.INODE_LAYOUTS.flatInline
     const start = inline ? tail : (this.#bytes.readUInt32LE(at + X.u) + index) * blockSize
     if (start + length > this.#bytes.length)
-      throw bad(
+      throw badPart(
         'inode',
         at + X.u,
         inline ? 'i_size' : 'i_u',
@@ -405,7 +260,7 @@ export class TreeCheck {
   #claim(at: number, length: number): void {
     this.#room -= length
     if (this.#room < 0)
-      throw bad(
+      throw badPart(
         'inode',
         at + X.size,
         'i_size',
@@ -434,37 +289,13 @@ export class TreeCheck {
   }
 }
 
-interface DirectoryScan {
-  readonly nid: number
-  readonly parent: number
-  /** 1 once `.` was met, 2 once `..` was. */
-  dots: number
-  directories: number
-  /** The name before, in the bytes. */
-  nameStart: number
-  nameEnd: number
-}
-
-/** 1 for `.`, 2 for `..`. */
-function dotsOf(bytes: Buffer, start: number, length: number): number {
-  return length === 1 ? 1 : length === 2 && bytes[start + 1] === 0x2e ? 2 : 0
-}
-
 function checkReserved(bytes: Buffer, at: number): void {
   const nanoseconds = bytes.readUInt32LE(at + X.mtimeNsec)
   if (nanoseconds > 999_999_999)
-    throw bad('inode', at + X.mtimeNsec, 'i_mtime_nsec', nanoseconds, 'a second has 1,000,000,000')
+    throw badPart('inode', at + X.mtimeNsec, 'i_mtime_nsec', nanoseconds, 'a second has 1,000,000,000')
   if (bytes.readUInt16LE(at + 6) !== 0)
-    throw bad('inode', at + 6, 'reserved', bytes.readUInt16LE(at + 6), '0 is expected')
+    throw badPart('inode', at + 6, 'reserved', bytes.readUInt16LE(at + 6), '0 is expected')
   for (let reserved = at + 48; reserved < at + F.EXTENDED_INODE_SIZE; reserved += 4)
     if (bytes.readUInt32LE(reserved) !== 0)
-      throw bad('inode', reserved, 'reserved', bytes.readUInt32LE(reserved), '0 is expected')
-}
-
-function shown(bytes: Buffer, start: number, end: number): string {
-  return JSON.stringify(bytes.toString('utf8', start, Math.min(end, start + F.MAX_NAME_BYTES)))
-}
-
-function bad(part: BootstrapPart, at: number, field: string, value: number | string, why: string): Error {
-  return partFault(part, at, `field ${field} is ${value}: ${why}`)
+      throw badPart('inode', reserved, 'reserved', bytes.readUInt32LE(reserved), '0 is expected')
 }

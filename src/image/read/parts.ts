@@ -47,6 +47,17 @@ export function partFault(
   })
 }
 
+/** A field of a bootstrap with a value that it cannot have. */
+export function badPart(
+  part: BootstrapPart,
+  at: number,
+  field: string,
+  value: number | string,
+  why: string,
+): Fault {
+  return partFault(part, at, `field ${field} is ${value}: ${why}`)
+}
+
 /** Names the part in whatever a parser of it throws. */
 export function inPart<T>(part: Part, parse: () => T): T {
   try {
