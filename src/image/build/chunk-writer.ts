@@ -77,7 +77,7 @@ export class ChunkWriter {
   /** The chunks of a file of exactly `sizeBytes`. @throws what the body throws, TAR_INVALID, IMAGE_TOO_LARGE */
   async addFile(body: ByteStream, sizeBytes: number): Promise<ImageChunk[]> {
     const small = sizeBytes <= this.#blob.chunkSize && sizeBytes < this.#options.batchSize / 2
-    const chunks: ImageChunk[] = []
+    let chunks: ImageChunk[] = []
     let left = sizeBytes
     let target: Uint8Array | undefined
     let filled = 0
@@ -97,7 +97,10 @@ export class ChunkWriter {
         at += part.length
         left -= part.length
         if (filled < target.length) continue
-        chunks.push(this.#seal(target, small))
+        const chunk = this.#seal(target, small)
+        // Most files have one; a list that grows has room for sixteen more.
+        if (chunks.length === 0) chunks = [chunk]
+        else chunks.push(chunk)
         target = undefined
         filled = 0
       }

@@ -58,31 +58,44 @@ export class LayerTree {
       const directory = known?.type === 'directory' ? known : newDirectory()
       describeAgain(directory, attributes)
       directory.implicit = false
-      parent.children.set(name, directory)
+      parent.children.set(ownCopy(name), directory)
       return
     }
-    parent.children.set(name, this.#inode(entry, attributes, chunks))
+    parent.children.set(ownCopy(name), this.#inode(entry, attributes, chunks))
   }
 
+  /** Inodes are made at once: millions of objects put together from parts take three times the memory. */
   #inode(
     entry: Exclude<LayerEntry, { type: 'directory' }>,
     attributes: InodeAttributes,
     chunks: RegularInode['chunks'],
   ): ImageInode {
+    const { mode, uid, gid, mtimeSec, mtimeNsec, xattrs } = attributes
+    let inode: ImageInode
     switch (entry.type) {
       case 'hardlink':
         return this.#linkTarget(entry, attributes)
-      case 'regular':
-        return { ...attributes, type: 'regular', sizeBytes: entry.sizeBytes, chunks }
+      case 'regular': {
+        const { sizeBytes } = entry
+        inode = { type: 'regular', mode, uid, gid, mtimeSec, mtimeNsec, sizeBytes, chunks }
+        break
+      }
       case 'symlink':
-        return { ...attributes, type: 'symlink', target: entry.target }
+        inode = { type: 'symlink', mode, uid, gid, mtimeSec, mtimeNsec, target: entry.target }
+        break
       case 'charDevice':
-      case 'blockDevice':
-        return { ...attributes, type: entry.type, major: entry.major, minor: entry.minor }
+      case 'blockDevice': {
+        const { type, major, minor } = entry
+        inode = { type, mode, uid, gid, mtimeSec, mtimeNsec, major, minor }
+        break
+      }
       case 'fifo':
       case 'socket':
-        return { ...attributes, type: entry.type }
+        inode = { type: entry.type, mode, uid, gid, mtimeSec, mtimeNsec }
+        break
     }
+    if (xattrs) inode.xattrs = xattrs
+    return inode
   }
 
   /**
@@ -160,7 +173,7 @@ export class LayerTree {
   #addDirectory(parent: DirectoryInode, name: string): DirectoryInode {
     this.#countName()
     const made = newDirectory()
-    parent.children.set(name, made)
+    parent.children.set(ownCopy(name), made)
     return made
   }
 
@@ -176,7 +189,8 @@ export class LayerTree {
     }
     const problem = xattrProblem(xattrs)
     if (problem !== undefined) throw entryFault('TAR_UNSUPPORTED', entry.name, `has ${problem}`)
-    return { mode, uid, gid, mtimeSec, mtimeNsec, ...(xattrs.size > 0 ? { xattrs } : {}) }
+    const attributes = { mode, uid, gid, mtimeSec, mtimeNsec }
+    return xattrs.size > 0 ? { ...attributes, xattrs } : attributes
   }
 
   #countName(): void {
@@ -194,6 +208,14 @@ export class LayerTree {
         `the layer's names, links and attributes take more than ${this.#limits.maxMetadataBytes} bytes`,
       )
   }
+}
+
+/** The shortest part of a string that V8 makes a view of it. */
+const MIN_VIEW_LENGTH = 13
+
+/** A name that does not keep the whole path in memory that it was cut from. */
+function ownCopy(name: string): string {
+  return name.length < MIN_VIEW_LENGTH ? name : Buffer.from(name, 'latin1').toString('latin1')
 }
 
 /** Extended attributes add up where an archive describes an inode again, as they do where containers are unpacked. */
