@@ -4,13 +4,14 @@ import { addLaterCommands, commandLine } from '../common/command-line.js'
 import { readVersion } from '../common/version.js'
 import { addCheck } from './nydusify/check.js'
 import { addCopy } from './nydusify/copy.js'
+import { addMount } from './nydusify/mount.js'
 import { addOptimize } from './nydusify/optimize.js'
 import { normalizeEnvironment } from './nydusify/convert-options.js'
 import { addConvert } from './nydusify/convert.js'
 import { run } from './run.js'
 
 /** Commands of upstream whose part comes with a later release. */
-const LATER = ['mount', 'view', 'build', 'pack', 'chunkdict', 'commit']
+const LATER = ['build', 'pack', 'chunkdict', 'commit']
 
 function program(): Command {
   const command = commandLine('nydusify')
@@ -26,6 +27,7 @@ function program(): Command {
   normalizeEnvironment(process.env, addConvert(command))
   addCheck(command)
   addCopy(command)
+  addMount(command)
   addOptimize(command)
   addLaterCommands(command, LATER, 'nydusify convert, check and copy')
   return command

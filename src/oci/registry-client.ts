@@ -7,6 +7,7 @@ import { fault } from '../common/fault.js'
 import { isOciDigest } from '../common/digest.js'
 import { BlobFetcher, type FetchOptions, type RedirectOverrides } from './blob-fetcher.js'
 import { BlobUploader, type UploadedBlob, type UploadOptions, type UploadSession } from './blob-uploader.js'
+import type { Scheme } from './host.js'
 import type { Lane } from './http-client.js'
 import type { HttpResponse } from './http-response.js'
 import { type Descriptor, type Index, type Manifest, MAX_INDEX_BYTES, parseManifest } from './manifest.js'
@@ -56,6 +57,11 @@ export class RegistryClient {
       closed: this.#closed.signal,
       ...(options.uploadPieceBytes === undefined ? {} : { pieceBytes: options.uploadPieceBytes }),
     })
+  }
+
+  /** What the registry is spoken to with; found out where nobody said it. @throws REGISTRY_* when it does not answer */
+  scheme(): Promise<Scheme> {
+    return this.#session.scheme()
   }
 
   /** Checks that a registry answers and takes our credentials. */

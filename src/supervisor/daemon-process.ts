@@ -17,6 +17,8 @@ const FIRST_KEPT_FD = 4
 const NODE_ARGS = ['--v8-pool-size=1']
 /** Node alone needs seconds on an emulated processor. */
 const START_TIMEOUT_MS = 120_000
+/** What our daemon says last where the kernel cannot serve. */
+const UNSUPPORTED = /^nydusd: (.*) \(DRIVER_UNSUPPORTED\)\n$/m
 
 export interface DaemonCommand {
   /** `nydusd` to run; ours beside this file when empty. */
@@ -36,7 +38,7 @@ export interface ProcessIdentity {
 
 /**
  * Starts a daemon in a session of its own, so that it outlives us, and waits until its API answers.
- * @throws DAEMON_START with the last lines of its log
+ * @throws DRIVER_UNSUPPORTED in the daemon's words, DAEMON_START with the last lines of its log
  */
 export async function startDaemon(command: DaemonCommand): Promise<ProcessIdentity> {
   const ours = command.nydusdPath === ''
@@ -70,6 +72,8 @@ export async function startDaemon(command: DaemonCommand): Promise<ProcessIdenti
     })
   } catch (err) {
     child.kill('SIGKILL')
+    const unsupported = UNSUPPORTED.exec(readEnd(command.logPath))?.[1]
+    if (unsupported !== undefined) throw fault('DRIVER_UNSUPPORTED', unsupported, { cause: err })
     throw fault('DAEMON_START', `nydusd does not start: ${lastWords(command.logPath, err)}`, { cause: err })
   } finally {
     ready.destroy()

@@ -98,6 +98,11 @@ export class Supervisor implements ImageMounts {
     return [...this.#images.values()].filter(({ state }) => state === 'mounted').map(r => this.#describe(r))
   }
 
+  /** Resolves when nobody uses any more what was unmounted. */
+  async released(): Promise<void> {
+    await Promise.all(this.#releases)
+  }
+
   async close(options: { cleanup: boolean }): Promise<void> {
     if (options.cleanup) {
       for (const id of [...this.#images.keys()]) await this.unmount(id)

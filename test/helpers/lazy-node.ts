@@ -222,7 +222,7 @@ export function makeBelow(directory: string, name: string): string {
 }
 
 /** By where they write their log: their command lines show their names only. */
-function processesOf(directory: string): number[] {
+export function processesOf(directory: string): number[] {
   return readdirSync('/proc')
     .map(Number)
     .filter(pid => pid > 0 && pid !== process.pid && outputOf(pid).startsWith(`${directory}/`))

@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs'
 import path from 'node:path'
 import type { Command } from 'commander'
 import type { Backend } from '../../backend/reader.js'
@@ -6,7 +5,7 @@ import { createBackend } from '../../backend/create.js'
 import { LocalFsBackend } from '../../backend/localfs.js'
 import { type ByteSource, FileSource, MemorySource } from '../../common/byte-source.js'
 import { isBlobId } from '../../common/digest.js'
-import { asFault, fault } from '../../common/fault.js'
+import { fault } from '../../common/fault.js'
 import { silentLogger } from '../../common/log.js'
 import type { LoadOptions } from '../../erofs/blob-pool.js'
 import { PLACEHOLDER_BLOB_ID } from '../../erofs/format.js'
@@ -14,6 +13,7 @@ import type { ImageBlob, RafsImage } from '../../erofs/image-tree.js'
 import { loadImage } from '../../erofs/load-image.js'
 import { detectFormat } from '../../erofs/superblock.js'
 import { extractBootstrap } from '../../erofs/toc.js'
+import { type BackendConfigFlags, readBackendConfig } from '../backend-config.js'
 
 /** Where the bootstrap is: as the operand, or as older releases had it. */
 export interface BootstrapFlags {
@@ -21,12 +21,10 @@ export interface BootstrapFlags {
 }
 
 /** Where the data is. */
-export interface BlobFlags {
+export interface BlobFlags extends BackendConfigFlags {
   readonly blob?: string
   readonly blobDir?: string
   readonly backendType?: string
-  readonly backendConfig?: string
-  readonly backendConfigFile?: string
 }
 
 export function addBootstrapOptions(command: Command): Command {
@@ -120,28 +118,8 @@ function oneFile(file: string): Backend {
   return { type: files.type, open: () => files.open('0'.repeat(64)), close: () => files.close() }
 }
 
-function openBackend(type: string, { backendConfig, backendConfigFile }: BlobFlags): Backend {
+function openBackend(type: string, flags: BlobFlags): Backend {
   if (type === 'localfs')
     throw fault('USAGE', '--backend-type localfs is --blob-dir: name the directory with that')
-  if ((backendConfig === undefined) === (backendConfigFile === undefined))
-    throw fault('USAGE', `--backend-type ${type} takes --backend-config or --backend-config-file`)
-  const text = backendConfig ?? readConfigFile(backendConfigFile ?? '')
-  return createBackend(type, parseConfig(text), { logger: silentLogger })
-}
-
-function readConfigFile(file: string): string {
-  try {
-    return readFileSync(file, 'utf8')
-  } catch (err) {
-    throw asFault(err, 'CONFIG_MISSING', `the backend's configuration ${file} cannot be read`)
-  }
-}
-
-/** What is wrong with the text is not shown: it may hold credentials. */
-function parseConfig(text: string): unknown {
-  try {
-    return JSON.parse(text)
-  } catch {
-    throw fault('CONFIG_INVALID', 'the configuration of the backend is not valid JSON: mend it')
-  }
+  return createBackend(type, readBackendConfig(type, flags), { logger: silentLogger })
 }

@@ -34,6 +34,7 @@ const COMMAND_LINES: [string, string[]][] = [
   ['nydusify', ['check']],
   ['nydusify', ['copy']],
   ['nydusify', ['optimize']],
+  ['nydusify', ['mount']],
   ['nydusify', ['save']],
   ['nydusify', ['load']],
 ]
