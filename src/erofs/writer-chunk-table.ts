@@ -9,37 +9,38 @@ const KEY_BITS = 53
 
 /** Each chunk that the tree references once, with its place in its first user, sorted by digest (rafs.md 1.11). */
 export class ChunkTable {
-  /** In order of first use. */
-  readonly #chunks: ImageChunk[] = []
-  /** In which file offset the first user has it. */
-  readonly #fileOffsets: number[] = []
+  readonly sizeBytes: number
+  readonly #layout: ImageLayout
 
-  constructor({ inodes }: ImageLayout) {
-    const seen = new SeenChunks()
-    for (const { inode } of inodes) {
-      if (inode.type !== 'regular') continue
-      let fileOffset = 0
-      for (const chunk of inode.chunks) {
-        if (seen.add(chunk)) {
-          this.#chunks.push(chunk)
-          this.#fileOffsets.push(fileOffset)
-        }
-        fileOffset += chunk.uncompressedSize
-      }
-    }
-  }
-
-  get sizeBytes(): number {
-    return this.#chunks.length * CHUNK_RECORD_SIZE
+  constructor(layout: ImageLayout) {
+    this.#layout = layout
+    let count = 0
+    this.#visit(() => count++)
+    this.sizeBytes = count * CHUNK_RECORD_SIZE
   }
 
   write(out: Buffer, offset: number, blobIndexes: ReadonlyMap<ImageBlob, number>): void {
     const table = out.subarray(offset, offset + this.sizeBytes)
-    this.#chunks.forEach((chunk, i) => {
-      const blobIndex = blobIndexes.get(chunk.blob) ?? 0
-      writeRecord(table, i * CHUNK_RECORD_SIZE, chunk, blobIndex, this.#fileOffsets[i] ?? 0)
+    let at = 0
+    this.#visit((chunk, fileOffset) => {
+      writeRecord(table, at, chunk, blobIndexes.get(chunk.blob) ?? 0, fileOffset)
+      at += CHUNK_RECORD_SIZE
     })
     sortRecords(table)
+  }
+
+  /** In order of first use; `fileOffset` is where in its first user the chunk stands. */
+  #visit(visit: (chunk: ImageChunk, fileOffset: number) => void): void {
+    const seen = new SeenChunks()
+    for (const index of this.#layout.order) {
+      const inode = this.#layout.inodes[index]
+      if (inode?.type !== 'regular') continue
+      let fileOffset = 0
+      for (const chunk of inode.chunks) {
+        if (seen.add(chunk)) visit(chunk, fileOffset)
+        fileOffset += chunk.uncompressedSize
+      }
+    }
   }
 }
 

@@ -14,7 +14,7 @@ import {
   alignUp,
 } from './format.js'
 import type { DirectoryInode, ImageBlob, ImageInode, RegularInode } from './image-tree.js'
-import { type ImageLayout, type PlacedInode, directoryBlock, entryNames } from './writer-layout.js'
+import { type ImageLayout, directoryBlock, entryNames, isInline } from './writer-layout.js'
 import { writeU64 } from './write-u64.js'
 import { writeXattrs, xattrAreaSize, xattrCount } from './writer-xattr.js'
 
@@ -29,43 +29,47 @@ export const TYPE_BITS = {
   socket: 0o140000,
 } as const satisfies Record<ImageInode['type'], number>
 
+/** What all inodes of a bootstrap are written with. */
+export interface InodeContext {
+  readonly out: Buffer
+  /** Where the metadata area starts. */
+  readonly metaOffset: number
+  readonly layout: ImageLayout
+  readonly blobIndexes: ReadonlyMap<ImageBlob, number>
+  readonly chunkSize: number
+}
+
 /** Writes one inode with its attributes, its chunk indexes, and the data of a directory or symbolic link. */
-export function writeInode(
-  out: Buffer,
-  metaOffset: number,
-  placed: PlacedInode,
-  layout: ImageLayout,
-  blobIndexes: ReadonlyMap<ImageBlob, number>,
-  chunkSize: number,
-): void {
-  const { inode } = placed
-  const at = metaOffset + (placed.offset ?? 0)
+export function writeInode(context: InodeContext, index: number, inode: ImageInode): void {
+  const { out, metaOffset, layout } = context
+  const at = metaOffset + layout.nid(index) * INODE_SLOT_SIZE
   const off = EXTENDED_INODE_OFF
   const xattrSize = xattrAreaSize(inode.xattrs)
-  out.writeUInt16LE(INODE_EXTENDED | (layoutOf(placed) << 1), at + off.format)
   out.writeUInt16LE(xattrCount(xattrSize), at + off.xattrCount)
   out.writeUInt16LE(TYPE_BITS[inode.type] | inode.mode, at + off.mode)
-  out.writeUInt32LE(placed.ino, at + off.ino)
+  out.writeUInt32LE(index + 1, at + off.ino)
   out.writeUInt32LE(inode.uid, at + off.uid)
   out.writeUInt32LE(inode.gid, at + off.gid)
   // u64 by name, but the kernel reads it as a signed time.
   writeU64(out, at + off.mtime, inode.mtimeSec)
   out.writeUInt32LE(inode.mtimeNsec, at + off.mtimeNsec)
-  out.writeUInt32LE(placed.nlink, at + off.nlink)
+  out.writeUInt32LE(layout.nlink(index), at + off.nlink)
   writeXattrs(out, at + EXTENDED_INODE_SIZE, inode.xattrs)
-  const after = at + EXTENDED_INODE_SIZE + xattrSize
+  const inodeSize = EXTENDED_INODE_SIZE + xattrSize
+  let format: keyof typeof INODE_LAYOUTS = 'flatPlain'
 
   switch (inode.type) {
     case 'directory':
-      writeFlat(out, metaOffset, placed, after, encodeDirectory(inode, placed, layout))
+      format = writeFlat(context, index, inodeSize, encodeDirectory(inode, index, layout))
       break
     case 'symlink':
-      writeFlat(out, metaOffset, placed, after, inode.target)
+      format = writeFlat(context, index, inodeSize, inode.target)
       break
     case 'regular':
+      format = 'chunkBased'
       writeU64(out, at + off.size, inode.sizeBytes)
-      out.writeUInt32LE(chunkFormat(inode, chunkSize), at + off.u)
-      writeChunkIndexes(out, alignUp(after, CHUNK_INDEX_SIZE), inode, blobIndexes)
+      out.writeUInt32LE(chunkFormat(inode, context.chunkSize), at + off.u)
+      writeChunkIndexes(out, alignUp(at + inodeSize, CHUNK_INDEX_SIZE), inode, context.blobIndexes)
       break
     case 'charDevice':
     case 'blockDevice':
@@ -75,45 +79,41 @@ export function writeInode(
     case 'socket':
       break
   }
+  out.writeUInt16LE(INODE_EXTENDED | (INODE_LAYOUTS[format] << 1), at + off.format)
 }
 
-function layoutOf(placed: PlacedInode): number {
-  if (placed.inode.type === 'regular') return INODE_LAYOUTS.chunkBased
-  return placed.flat?.inline ? INODE_LAYOUTS.flatInline : INODE_LAYOUTS.flatPlain
-}
-
+/** Size and data of a directory or symbolic link; `inodeSize` is with its attributes. */
 function writeFlat(
-  out: Buffer,
-  metaOffset: number,
-  placed: PlacedInode,
-  tailAt: number,
+  { out, metaOffset, layout }: InodeContext,
+  index: number,
+  inodeSize: number,
   data: Uint8Array,
-): void {
-  const { dataOffset = 0, inline = false } = placed.flat ?? {}
-  const at = metaOffset + (placed.offset ?? 0)
-  const dataAt = metaOffset + dataOffset
+): 'flatInline' | 'flatPlain' {
+  const at = metaOffset + layout.nid(index) * INODE_SLOT_SIZE
+  const dataBlock = metaOffset / BLOCK_SIZE + layout.dataBlock(index)
   writeU64(out, at + EXTENDED_INODE_OFF.size, data.length)
-  out.writeUInt32LE(Math.floor(dataAt / BLOCK_SIZE), at + EXTENDED_INODE_OFF.u)
+  out.writeUInt32LE(dataBlock, at + EXTENDED_INODE_OFF.u)
+  const inline = isInline(inodeSize, data.length)
   const full = inline ? data.length - (data.length % BLOCK_SIZE) : data.length
-  out.set(data.subarray(0, full), dataAt)
-  out.set(data.subarray(full), tailAt)
+  if (full > 0) out.set(data.subarray(0, full), dataBlock * BLOCK_SIZE)
+  if (inline) out.set(data.subarray(full), at + inodeSize)
+  return inline ? 'flatInline' : 'flatPlain'
 }
 
-function encodeDirectory(directory: DirectoryInode, placed: PlacedInode, layout: ImageLayout): Buffer {
-  const out = Buffer.alloc(placed.flat?.dataSize ?? 0)
+function encodeDirectory(directory: DirectoryInode, index: number, layout: ImageLayout): Buffer {
+  const out = Buffer.alloc(layout.directorySize(index))
   const names = entryNames(directory)
+  let child = layout.firstChild(index)
   for (let first = 0, start = 0; first < names.length; start += BLOCK_SIZE) {
     const { count } = directoryBlock(names, first)
     let nameOffset = count * DIRENT_SIZE
     for (let i = 0; i < count; i++) {
       const name = names[first + i] ?? ''
-      const inode =
-        name === '.' ? directory : name === '..' ? placed.flat?.parent : directory.children.get(name)
-      if (inode === undefined) continue
+      const inode = layout.inodeOf(name === '.' ? index : name === '..' ? layout.parent(index) : child++)
       const at = start + i * DIRENT_SIZE
-      writeU64(out, at + DIRENT_OFF.nid, (layout.placed.get(inode)?.offset ?? 0) / INODE_SLOT_SIZE)
+      writeU64(out, at + DIRENT_OFF.nid, layout.nid(inode))
       out.writeUInt16LE(nameOffset, at + DIRENT_OFF.nameOffset)
-      out[at + DIRENT_OFF.fileType] = FILE_TYPES[inode.type]
+      out[at + DIRENT_OFF.fileType] = FILE_TYPES[layout.inodes[inode]?.type ?? 'unknown']
       out.write(name, start + nameOffset, 'latin1')
       nameOffset += name.length
     }
@@ -144,7 +144,7 @@ function writeChunkIndexes(
 function chunkFormat(inode: RegularInode, chunkSize: number): number {
   const size = inode.sizeBytes > chunkSize && isContiguous(inode, chunkSize) ? inode.sizeBytes : chunkSize
   let bits = 0
-  while (BLOCK_SIZE * 2 ** bits < size) bits++
+  for (let reach = BLOCK_SIZE; reach < size; reach *= 2) bits++
   return CHUNK_FORMAT_INDEXES | bits
 }
 

@@ -9,48 +9,112 @@ import {
 import type { DirectoryInode, ImageBlob, ImageInode } from './image-tree.js'
 import { xattrAreaSize } from './writer-xattr.js'
 
-/** Where one inode goes. Offsets are relative to the metadata area (`meta_blkaddr`). */
-export class PlacedInode {
-  readonly inode: ImageInode
-  /** Number of its first name, the root being 1. */
-  readonly ino: number
-  /** Number of names of a regular file; 2 and the child directories for a directory. */
-  nlink: number
-  /** Undefined until it is placed. */
-  offset: number | undefined = undefined
-  /** Of directories and symbolic links. */
-  readonly flat: FlatPlace | undefined
-
-  constructor(inode: ImageInode, ino: number, parent: DirectoryInode) {
-    this.inode = inode
-    this.ino = ino
-    this.nlink = inode.type === 'directory' ? 2 : 1
-    const isFlat = inode.type === 'directory' || inode.type === 'symlink'
-    this.flat = isFlat ? { parent, dataOffset: 0, dataSize: 0, inline: false } : undefined
-  }
-}
-
-/** Where data goes that stands in the bootstrap itself. */
-export interface FlatPlace {
-  /** The root's is the root. */
-  readonly parent: DirectoryInode
-  /** Where the full data blocks start. */
-  dataOffset: number
-  dataSize: number
-  /** The last, partial block follows the inode. */
-  inline: boolean
-}
-
-export interface ImageLayout {
-  /** Each inode once, the root first. */
-  readonly inodes: readonly PlacedInode[]
-  readonly placed: ReadonlyMap<ImageInode, PlacedInode>
-  /** Names in the tree, the root included. */
-  readonly nameCount: number
+/**
+ * Where everything goes, in columns: an image may have millions of names. Each name has an index, the root's being 0;
+ * names that share an inode share the index of the first of them, which is the inode's.
+ */
+export class ImageLayout {
+  /** The inodes by the indexes of all names. */
+  readonly inodes: readonly ImageInode[]
+  /** Indexes of inodes, each once, in the order of their places; the root comes first. */
+  readonly order: Uint32Array
   /** Blobs in order of first reference. */
   readonly blobs: readonly ImageBlob[]
   /** Bytes of the metadata area, a multiple of the block size. */
   readonly sizeBytes: number
+  readonly #names: NumberedNames
+  /** By inode. Slot 0 is nobody's: it stands in the first block, which is not used. */
+  readonly #nids: Uint32Array
+  /** By inode, of directories and symbolic links: the first full block of data. */
+  readonly #dataBlocks: Uint32Array
+  readonly #directorySizes: Uint32Array
+
+  constructor(names: NumberedNames) {
+    this.#names = names
+    this.inodes = names.inodes
+    this.#nids = new Uint32Array(names.count)
+    this.#dataBlocks = new Uint32Array(names.count)
+    this.#directorySizes = new Uint32Array(names.count)
+    this.blobs = [...names.blobs]
+    const space = new MetadataSpace()
+    this.order = this.#placeAll(space)
+    this.sizeBytes = alignUp(space.end, BLOCK_SIZE)
+  }
+
+  /** Index of the inode that a name leads to. */
+  inodeOf(name: number): number {
+    return this.#names.firsts[name] ?? 0
+  }
+
+  /** Number of the inode as kernels show it: its slot in the metadata area. */
+  nid(inode: number): number {
+    return this.#nids[inode] ?? 0
+  }
+
+  /** Number of names of a regular file; 2 and the child directories for a directory. */
+  nlink(inode: number): number {
+    return this.#names.links[inode] ?? 0
+  }
+
+  /** Index of the directory that holds this one; the root's is the root. */
+  parent(directory: number): number {
+    return this.#names.parents[directory] ?? 0
+  }
+
+  /** Index of the first name in a directory; the others follow it. */
+  firstChild(directory: number): number {
+    return this.#names.firstChildren[directory] ?? 0
+  }
+
+  /** Block of the metadata area where the full data blocks of a directory or symbolic link start. */
+  dataBlock(inode: number): number {
+    return this.#dataBlocks[inode] ?? 0
+  }
+
+  directorySize(directory: number): number {
+    return this.#directorySizes[directory] ?? 0
+  }
+
+  #placeAll(space: MetadataSpace): Uint32Array {
+    const order = new Uint32Array(this.#names.count)
+    let placed = 0
+    const place = (name: number): void => {
+      const index = this.inodeOf(name)
+      const inode = this.inodes[index]
+      if (inode === undefined || this.nid(index) !== 0) return
+      this.#nids[index] = this.#place(index, inode, space) / INODE_SLOT_SIZE
+      order[placed++] = index
+      if (inode.type !== 'directory') return
+      const first = this.firstChild(index)
+      const end = first + inode.children.size
+      for (let child = first; child < end; child++) if (this.inodes[child]?.type !== 'directory') place(child)
+      for (let child = first; child < end; child++) if (this.inodes[child]?.type === 'directory') place(child)
+    }
+    place(0)
+    return order.subarray(0, placed)
+  }
+
+  /** Returns the inode's offset in the metadata area. */
+  #place(index: number, inode: ImageInode, space: MetadataSpace): number {
+    const size = EXTENDED_INODE_SIZE + xattrAreaSize(inode.xattrs)
+    switch (inode.type) {
+      case 'directory':
+      case 'symlink': {
+        const dataSize = inode.type === 'directory' ? directorySize(inode) : inode.target.length
+        const { offset, dataOffset } = space.placeFlat(size, dataSize)
+        if (inode.type === 'directory') this.#directorySizes[index] = dataSize
+        this.#dataBlocks[index] = Math.floor(dataOffset / BLOCK_SIZE)
+        return offset
+      }
+      case 'regular':
+        return space.placeRegular(alignUp(size, CHUNK_INDEX_SIZE) + inode.chunks.length * CHUNK_INDEX_SIZE)
+      case 'charDevice':
+      case 'blockDevice':
+      case 'fifo':
+      case 'socket':
+        return space.append(size)
+    }
+  }
 }
 
 /**
@@ -59,45 +123,87 @@ export interface ImageLayout {
  * directory come to stand in the order of their names.
  */
 export function layoutImage(root: DirectoryInode): ImageLayout {
-  const { placed, nameCount } = numberInodes(root)
-  const space = new MetadataSpace()
-  const inodes: PlacedInode[] = []
-  const place = (inode: ImageInode): void => {
-    const own = placed.get(inode)
-    if (own?.offset !== undefined || own === undefined) return
-    placeInode(own, space)
-    inodes.push(own)
-    if (inode.type !== 'directory') return
-    for (const child of inode.children.values()) if (child.type !== 'directory') place(child)
-    for (const child of inode.children.values()) if (child.type === 'directory') place(child)
-  }
-  place(root)
-  const blobs = new Set<ImageBlob>()
-  for (const inode of placed.keys())
-    if (inode.type === 'regular') for (const chunk of inode.chunks) blobs.add(chunk.blob)
-  return { inodes, placed, nameCount, blobs: [...blobs], sizeBytes: alignUp(space.end, BLOCK_SIZE) }
+  return new ImageLayout(new NumberedNames(root))
 }
 
-function numberInodes(root: DirectoryInode): { placed: Map<ImageInode, PlacedInode>; nameCount: number } {
-  const first = new PlacedInode(root, 1, root)
-  const placed = new Map<ImageInode, PlacedInode>([[root, first]])
-  let nameCount = 1
-  const visit = (directory: DirectoryInode, own: PlacedInode): void => {
-    sortChildren(directory)
-    for (const child of directory.children.values()) {
-      nameCount++
-      const known = placed.get(child)
-      if (known) known.nlink++
-      else placed.set(child, new PlacedInode(child, nameCount, directory))
-      if (child.type === 'directory') own.nlink++
-    }
-    for (const child of directory.children.values()) {
-      const next = child.type === 'directory' ? placed.get(child) : undefined
-      if (child.type === 'directory' && next) visit(child, next)
-    }
+/** The last, partial block of a directory's or symbolic link's data follows its inode. */
+export function isInline(inodeSize: number, dataSize: number): boolean {
+  const tail = dataSize % BLOCK_SIZE
+  return tail !== 0 && inodeSize + tail <= BLOCK_SIZE
+}
+
+/** All names of a tree; the children of a directory have indexes in a row. */
+class NumberedNames {
+  /** Names in the tree, the root included. */
+  readonly count: number
+  readonly inodes: ImageInode[]
+  readonly firsts: Uint32Array
+  readonly links: Uint32Array
+  /** By directory. */
+  readonly parents: Uint32Array
+  readonly firstChildren: Uint32Array
+  readonly blobs = new Set<ImageBlob>()
+
+  constructor(root: DirectoryInode) {
+    this.count = sortNames(root)
+    this.inodes = new Array<ImageInode>(this.count)
+    this.firsts = new Uint32Array(this.count)
+    this.links = new Uint32Array(this.count)
+    this.parents = new Uint32Array(this.count)
+    this.firstChildren = new Uint32Array(this.count)
+    this.#number(root)
   }
-  visit(root, first)
-  return { placed, nameCount }
+
+  #number(root: DirectoryInode): void {
+    const files = new Map<ImageInode, number>()
+    let next = 0
+    const add = (inode: ImageInode, parent: number): void => {
+      const name = next++
+      this.inodes[name] = inode
+      const first = inode.type === 'regular' ? files.get(inode) : undefined
+      this.firsts[name] = first ?? name
+      if (first !== undefined) {
+        this.#link(first)
+        return
+      }
+      this.links[name] = inode.type === 'directory' ? 2 : 1
+      if (inode.type === 'directory') {
+        this.parents[name] = parent
+        if (name !== 0) this.#link(parent)
+      } else if (inode.type === 'regular') {
+        files.set(inode, name)
+        for (const { blob } of inode.chunks) this.blobs.add(blob)
+      }
+    }
+    const visit = (directory: DirectoryInode, index: number): void => {
+      const first = next
+      this.firstChildren[index] = first
+      for (const child of directory.children.values()) add(child, index)
+      const end = next
+      for (let name = first; name < end; name++) {
+        const child = this.inodes[name]
+        if (child?.type === 'directory') visit(child, name)
+      }
+    }
+    add(root, 0)
+    visit(root, 0)
+  }
+
+  #link(inode: number): void {
+    this.links[inode] = (this.links[inode] ?? 0) + 1
+  }
+}
+
+/** Brings the children of each directory into the order of their names, and counts all names. */
+function sortNames(root: DirectoryInode): number {
+  let count = 1
+  const open = [root]
+  for (let directory = open.pop(); directory !== undefined; directory = open.pop()) {
+    sortChildren(directory)
+    count += directory.children.size
+    for (const child of directory.children.values()) if (child.type === 'directory') open.push(child)
+  }
+  return count
 }
 
 /** Children of images that were read are in order already. */
@@ -112,30 +218,6 @@ function sortChildren({ children }: DirectoryInode): void {
   const sorted = [...children].sort(([a], [b]) => (a < b ? -1 : 1))
   children.clear()
   for (const [name, child] of sorted) children.set(name, child)
-}
-
-function placeInode(placed: PlacedInode, space: MetadataSpace): void {
-  const { inode } = placed
-  const size = EXTENDED_INODE_SIZE + xattrAreaSize(inode.xattrs)
-  switch (inode.type) {
-    case 'directory':
-    case 'symlink':
-      if (placed.flat === undefined) break
-      placed.flat.dataSize = inode.type === 'directory' ? directorySize(inode) : inode.target.length
-      placed.offset = space.placeFlat(placed.flat, size)
-      break
-    case 'regular': {
-      const total = alignUp(size, CHUNK_INDEX_SIZE) + inode.chunks.length * CHUNK_INDEX_SIZE
-      placed.offset = space.placeRegular(total)
-      break
-    }
-    case 'charDevice':
-    case 'blockDevice':
-    case 'fifo':
-    case 'socket':
-      placed.offset = space.append(size)
-      break
-  }
 }
 
 /** The names of a directory with `.` and `..`, in order; the children are. */
@@ -179,19 +261,19 @@ class MetadataSpace {
   #end = BLOCK_SIZE
   /** By number of free slots at the end of a block: those blocks' offsets, oldest first. */
   readonly #free: number[][] = Array.from({ length: BLOCK_SIZE / INODE_SLOT_SIZE }, () => [])
+  /** No block has more free slots than this. */
+  #mostFree = 0
 
   get end(): number {
     return this.#end
   }
 
-  /** A directory or symbolic link: its inode, whose offset is returned, and its data. */
-  placeFlat(flat: FlatPlace, inodeSize: number): number {
-    const length = flat.dataSize
-    const tail = length % BLOCK_SIZE
-    const inline = tail !== 0 && inodeSize + tail <= BLOCK_SIZE
+  /** A directory or symbolic link: its inode, and the full blocks of its data. */
+  placeFlat(inodeSize: number, dataSize: number): { offset: number; dataOffset: number } {
+    const tail = dataSize % BLOCK_SIZE
     let offset: number
     let dataOffset: number
-    if (inline) {
+    if (isInline(inodeSize, dataSize)) {
       const need = inodeSize + tail
       const reused = this.#takeFree(need)
       if (reused === undefined) {
@@ -201,21 +283,19 @@ class MetadataSpace {
       } else {
         offset = reused
       }
-      if (length !== tail) this.#closeBlock()
+      if (dataSize !== tail) this.#closeBlock()
       dataOffset = this.#end
-      this.#end += length - tail
+      this.#end += dataSize - tail
     } else {
       const reused = this.#takeFree(inodeSize)
       offset = reused ?? this.#end
       if (reused === undefined) this.#end += inodeSize
       this.#closeBlock()
       dataOffset = this.#end
-      this.#end = alignUp(this.#end + length, BLOCK_SIZE)
+      this.#end = alignUp(this.#end + dataSize, BLOCK_SIZE)
     }
     this.#alignSlot()
-    flat.dataOffset = dataOffset
-    flat.inline = inline
-    return offset
+    return { offset, dataOffset }
   }
 
   placeRegular(size: number): number {
@@ -242,19 +322,22 @@ class MetadataSpace {
   #addFree(offset: number): void {
     const used = offset % BLOCK_SIZE
     if (used === 0) return
-    this.#free[Math.floor((BLOCK_SIZE - used) / INODE_SLOT_SIZE)]?.push(offset - used)
+    const count = Math.floor((BLOCK_SIZE - used) / INODE_SLOT_SIZE)
+    this.#free[count]?.push(offset - used)
+    this.#mostFree = Math.max(this.#mostFree, count)
   }
 
   #takeFree(size: number): number | undefined {
     if (size >= BLOCK_SIZE) return undefined
     const slots = Math.ceil(size / INODE_SLOT_SIZE)
-    for (let count = slots; count < this.#free.length; count++) {
+    for (let count = slots; count <= this.#mostFree; count++) {
       const block = this.#free[count]?.shift()
       if (block === undefined) continue
       const offset = block + BLOCK_SIZE - INODE_SLOT_SIZE * count
       this.#addFree(offset + INODE_SLOT_SIZE * slots)
       return offset
     }
+    this.#mostFree = Math.min(this.#mostFree, slots - 1)
     return undefined
   }
 }

@@ -17,7 +17,6 @@ import {
   FLAT_DEVICE_ALIGNMENT,
   HASH_FLAGS,
   INCOMPAT_RAFS_V6,
-  INODE_SLOT_SIZE,
   MAX_BLOBS,
   MAX_BOOTSTRAP_SIZE,
   RAFS_FLAGS,
@@ -93,26 +92,37 @@ export function encodeBootstrap(root: DirectoryInode, options: BootstrapOptions)
   if (prefetch.length > 0) {
     writeU64(out, ext + RAFS_SB_OFF.prefetchTableOffset, prefetchTableOffset)
     out.writeUInt32LE(prefetch.length * NID_SIZE, ext + RAFS_SB_OFF.prefetchTableSize)
+    const nids = nidsOf(prefetch, layout)
     prefetch.forEach((inode, i) => {
-      const offset = layout.placed.get(inode)?.offset ?? 0
-      out.writeUInt32LE(offset / INODE_SLOT_SIZE, prefetchTableOffset + i * NID_SIZE)
+      out.writeUInt32LE(nids.get(inode) ?? 0, prefetchTableOffset + i * NID_SIZE)
     })
   }
   writeDevices(out, blobs)
   blobs.forEach((blob, index) => writeBlob(out, blobTableOffset + index * BLOB_ENTRY_SIZE, blob, index))
-  for (const placed of layout.inodes) writeInode(out, metaOffset, placed, layout, indexes, options.chunkSize)
+  const context = { out, metaOffset, layout, blobIndexes: indexes, chunkSize: options.chunkSize }
+  for (const index of layout.order) {
+    const inode = layout.inodes[index]
+    if (inode) writeInode(context, index, inode)
+  }
   chunks.write(out, chunkTableOffset, indexes)
   return { bytes: out, blobs }
 }
 
+function nidsOf(wanted: readonly ImageInode[], layout: ImageLayout): Map<ImageInode, number> {
+  const nids = new Map(wanted.map(inode => [inode, 0]))
+  layout.inodes.forEach((inode, name) => {
+    if (nids.has(inode)) nids.set(inode, layout.nid(layout.inodeOf(name)))
+  })
+  return nids
+}
+
 function writeSuperblock(out: Buffer, layout: ImageLayout, metaOffset: number): void {
   const sb = SUPERBLOCK_OFFSET
-  const root = layout.inodes[0]
   out.writeUInt32LE(EROFS_MAGIC, sb + SB_OFF.magic)
   out.writeUInt32LE(COMPAT_RAFS_V6, sb + SB_OFF.featureCompat)
   out.writeUInt8(BLOCK_BITS, sb + SB_OFF.blockBits)
-  out.writeUInt16LE((root?.offset ?? 0) / INODE_SLOT_SIZE, sb + SB_OFF.rootNid)
-  writeU64(out, sb + SB_OFF.inos, layout.nameCount)
+  out.writeUInt16LE(layout.nid(0), sb + SB_OFF.rootNid)
+  writeU64(out, sb + SB_OFF.inos, layout.inodes.length)
   const blocks = layout.blobs.reduce((sum, blob) => sum + blob.uncompressedSize / BLOCK_SIZE, 0)
   out.writeUInt32LE(Math.min(blocks, 0xffffffff), sb + SB_OFF.blocks)
   out.writeUInt32LE(metaOffset / BLOCK_SIZE, sb + SB_OFF.metaBlock)
@@ -122,7 +132,7 @@ function writeSuperblock(out: Buffer, layout: ImageLayout, metaOffset: number): 
 }
 
 function rafsFlags(layout: ImageLayout, options: BootstrapOptions): number {
-  const hasXattr = layout.inodes.some(({ inode }) => (inode.xattrs?.size ?? 0) > 0)
+  const hasXattr = layout.inodes.some(({ xattrs }) => (xattrs?.size ?? 0) > 0)
   const digestsInBlobs = layout.blobs.every(
     ({ features }) => (features & BLOB_FEATURES.inlinedChunkDigest) !== 0,
   )
