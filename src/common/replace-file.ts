@@ -6,11 +6,17 @@ import { asFault } from './fault.js'
  * of it. @throws FILE_UNREADABLE
  */
 export function replaceFile(path: string, bytes: Uint8Array, mode = 0o644): void {
+  replaceFileWith(path, [bytes], mode)
+}
+
+/** The same with bytes that come in pieces. @throws FILE_UNREADABLE, and what `pieces` throws */
+export function replaceFileWith(path: string, pieces: Iterable<Uint8Array>, mode = 0o644): void {
   const beside = `${path}.${process.pid}.tmp`
   try {
     const fd = openSync(beside, 'wx', mode)
     try {
-      for (let done = 0; done < bytes.length;) done += writeSync(fd, bytes, done, bytes.length - done)
+      for (const bytes of pieces)
+        for (let done = 0; done < bytes.length;) done += writeSync(fd, bytes, done, bytes.length - done)
       fsyncSync(fd)
     } finally {
       closeSync(fd)

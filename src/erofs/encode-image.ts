@@ -1,6 +1,11 @@
 import type { RafsImage } from './image-tree.js'
 import { encodeBootstrapV5 } from './v5/writer.js'
-import { type EncodedBootstrap, encodeBootstrap } from './writer.js'
+import {
+  type BootstrapPieces,
+  type EncodedBootstrap,
+  encodeBootstrap,
+  encodeBootstrapPieces,
+} from './writer.js'
 
 /**
  * The bootstrap of an image, in the image's own version. Which blobs it has and their order follow from the tree.
@@ -8,4 +13,11 @@ import { type EncodedBootstrap, encodeBootstrap } from './writer.js'
  */
 export function encodeImage(image: Omit<RafsImage, 'blobs'>): EncodedBootstrap {
   return image.version === 5 ? encodeBootstrapV5(image.root, image) : encodeBootstrap(image.root, image)
+}
+
+/** The same in pieces where the version has them: for images whose bootstrap is large beside the memory. */
+export function encodeImagePieces(image: Omit<RafsImage, 'blobs'>): BootstrapPieces {
+  if (image.version === 6) return encodeBootstrapPieces(image.root, image)
+  const { bytes, blobs } = encodeBootstrapV5(image.root, image)
+  return { pieces: [bytes], blobs }
 }

@@ -19,8 +19,9 @@ export class ChunkTable {
     this.sizeBytes = count * CHUNK_RECORD_SIZE
   }
 
-  write(out: Buffer, offset: number, blobIndexes: ReadonlyMap<ImageBlob, number>): void {
-    const table = out.subarray(offset, offset + this.sizeBytes)
+  /** Writes the table at the start of `out`. */
+  write(out: Buffer, blobIndexes: ReadonlyMap<ImageBlob, number>): void {
+    const table = out.subarray(0, this.sizeBytes)
     let at = 0
     this.#visit((chunk, fileOffset) => {
       writeRecord(table, at, chunk, blobIndexes.get(chunk.blob) ?? 0, fileOffset)

@@ -14,7 +14,8 @@ import {
   alignUp,
 } from './format.js'
 import type { DirectoryInode, ImageBlob, ImageInode, RegularInode } from './image-tree.js'
-import { type ImageLayout, directoryBlock, entryNames, isInline } from './writer-layout.js'
+import { type ImageLayout, directoryBlock, entryNames } from './writer-layout.js'
+import { isInline } from './writer-space.js'
 import { writeU64 } from './write-u64.js'
 import { writeXattrs, xattrAreaSize, xattrCount } from './writer-xattr.js'
 

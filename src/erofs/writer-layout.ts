@@ -7,6 +7,7 @@ import {
   alignUp,
 } from './format.js'
 import type { DirectoryInode, ImageBlob, ImageInode } from './image-tree.js'
+import { MetadataSpace } from './writer-space.js'
 import { xattrAreaSize } from './writer-xattr.js'
 
 /**
@@ -22,6 +23,7 @@ export class ImageLayout {
   readonly blobs: readonly ImageBlob[]
   /** Bytes of the metadata area, a multiple of the block size. */
   readonly sizeBytes: number
+  hasXattrs = false
   readonly #names: NumberedNames
   /** By inode. Slot 0 is nobody's: it stands in the first block, which is not used. */
   readonly #nids: Uint32Array
@@ -96,7 +98,9 @@ export class ImageLayout {
 
   /** Returns the inode's offset in the metadata area. */
   #place(index: number, inode: ImageInode, space: MetadataSpace): number {
-    const size = EXTENDED_INODE_SIZE + xattrAreaSize(inode.xattrs)
+    const xattrSize = xattrAreaSize(inode.xattrs)
+    const size = EXTENDED_INODE_SIZE + xattrSize
+    if (xattrSize > 0) this.hasXattrs = true
     switch (inode.type) {
       case 'directory':
       case 'symlink': {
@@ -124,12 +128,6 @@ export class ImageLayout {
  */
 export function layoutImage(root: DirectoryInode): ImageLayout {
   return new ImageLayout(new NumberedNames(root))
-}
-
-/** The last, partial block of a directory's or symbolic link's data follows its inode. */
-export function isInline(inodeSize: number, dataSize: number): boolean {
-  const tail = dataSize % BLOCK_SIZE
-  return tail !== 0 && inodeSize + tail <= BLOCK_SIZE
 }
 
 /** All names of a tree; the children of a directory have indexes in a row. */
@@ -253,91 +251,4 @@ function directorySize(directory: DirectoryInode): number {
     size += first < names.length ? BLOCK_SIZE : used
   }
   return size
-}
-
-/** The reference builder's allocator of the metadata area: bytes at the end, and free slots at the ends of blocks. */
-class MetadataSpace {
-  // The first block stays unused, so that the root's nid is not 0.
-  #end = BLOCK_SIZE
-  /** By number of free slots at the end of a block: those blocks' offsets, oldest first. */
-  readonly #free: number[][] = Array.from({ length: BLOCK_SIZE / INODE_SLOT_SIZE }, () => [])
-  /** No block has more free slots than this. */
-  #mostFree = 0
-
-  get end(): number {
-    return this.#end
-  }
-
-  /** A directory or symbolic link: its inode, and the full blocks of its data. */
-  placeFlat(inodeSize: number, dataSize: number): { offset: number; dataOffset: number } {
-    const tail = dataSize % BLOCK_SIZE
-    let offset: number
-    let dataOffset: number
-    if (isInline(inodeSize, dataSize)) {
-      const need = inodeSize + tail
-      const reused = this.#takeFree(need)
-      if (reused === undefined) {
-        if (BLOCK_SIZE - (this.#end % BLOCK_SIZE) < need) this.#closeBlock()
-        offset = this.#end
-        this.#end += need
-      } else {
-        offset = reused
-      }
-      if (dataSize !== tail) this.#closeBlock()
-      dataOffset = this.#end
-      this.#end += dataSize - tail
-    } else {
-      const reused = this.#takeFree(inodeSize)
-      offset = reused ?? this.#end
-      if (reused === undefined) this.#end += inodeSize
-      this.#closeBlock()
-      dataOffset = this.#end
-      this.#end = alignUp(this.#end + dataSize, BLOCK_SIZE)
-    }
-    this.#alignSlot()
-    return { offset, dataOffset }
-  }
-
-  placeRegular(size: number): number {
-    return this.#takeFree(size) ?? this.append(size)
-  }
-
-  append(size: number): number {
-    const offset = this.#end
-    this.#end += size
-    this.#alignSlot()
-    return offset
-  }
-
-  #alignSlot(): void {
-    this.#end = alignUp(this.#end, INODE_SLOT_SIZE)
-  }
-
-  /** Gives the rest of the current block to later inodes and goes on at the next block. */
-  #closeBlock(): void {
-    this.#addFree(this.#end)
-    this.#end = alignUp(this.#end, BLOCK_SIZE)
-  }
-
-  #addFree(offset: number): void {
-    const used = offset % BLOCK_SIZE
-    if (used === 0) return
-    const count = Math.floor((BLOCK_SIZE - used) / INODE_SLOT_SIZE)
-    this.#free[count]?.push(offset - used)
-    this.#mostFree = Math.max(this.#mostFree, count)
-  }
-
-  #takeFree(size: number): number | undefined {
-    if (size >= BLOCK_SIZE) return undefined
-    const slots = Math.ceil(size / INODE_SLOT_SIZE)
-    for (let count = slots; count <= this.#mostFree; count++) {
-      const block = this.#free[count]?.shift()
-      if (block === undefined) continue
-      const offset = block + BLOCK_SIZE - INODE_SLOT_SIZE * count
-      this.#addFree(offset + INODE_SLOT_SIZE * slots)
-      return offset
-    }
-    this.#mostFree = Math.min(this.#mostFree, slots - 1)
-    return undefined
-  }
 }

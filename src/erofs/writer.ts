@@ -46,6 +46,13 @@ export interface BootstrapOptions {
   readonly prefetch?: readonly ImageInode[]
 }
 
+/** A bootstrap that is made while it is written. */
+export interface BootstrapPieces {
+  /** The file from its start to its end; each piece may be overwritten by the next. */
+  readonly pieces: Iterable<Uint8Array>
+  readonly blobs: readonly ImageBlob[]
+}
+
 export interface EncodedBootstrap {
   readonly bytes: Buffer
   /** The blobs it references, in blob table order: EROFS device i + 1. */
@@ -57,55 +64,119 @@ export interface EncodedBootstrap {
  * Equal trees give equal bytes. @throws IMAGE_TOO_LARGE
  */
 export function encodeBootstrap(root: DirectoryInode, options: BootstrapOptions): EncodedBootstrap {
-  const layout = layoutImage(root)
-  const { blobs } = layout
-  if (blobs.length > MAX_BLOBS) {
-    throw fault(
-      'IMAGE_TOO_LARGE',
-      `the image has ${blobs.length} layers with data, RAFS v6 holds ${MAX_BLOBS}: squash some of them`,
-    )
-  }
-  const blobTableOffset = alignUp(DEVICE_TABLE_OFFSET + DEVICE_SLOT_SIZE * blobs.length, BLOCK_SIZE)
-  const blobTableSize = BLOB_ENTRY_SIZE * blobs.length
-  const prefetchTableOffset = blobTableOffset + blobTableSize
-  const prefetch = blobs.length === 0 ? [] : (options.prefetch ?? [])
-  const metaOffset =
-    blobs.length === 0 ? 0 : alignUp(prefetchTableOffset + prefetch.length * NID_SIZE, BLOCK_SIZE)
-  const chunkTableOffset = metaOffset + layout.sizeBytes
-  const chunks = new ChunkTable(layout)
-  const chunkTableSize = chunks.sizeBytes
-  const sizeBytes = alignUp(chunkTableOffset + chunkTableSize, BLOCK_SIZE)
-  if (sizeBytes >= MAX_BOOTSTRAP_SIZE) {
-    throw fault('IMAGE_TOO_LARGE', `the image's metadata would take ${sizeBytes} bytes, 2 GiB is the limit`)
+  const plan = new BootstrapPlan(root, options)
+  const bytes = Buffer.alloc(plan.headSize + plan.tailSize)
+  plan.writeHead(bytes)
+  plan.writeTail(bytes.subarray(plan.headSize))
+  return { bytes, blobs: plan.blobs }
+}
+
+/** The same in pieces, for images whose bootstrap is better never whole in memory. */
+export function encodeBootstrapPieces(root: DirectoryInode, options: BootstrapOptions): BootstrapPieces {
+  const plan = new BootstrapPlan(root, options)
+  return { blobs: plan.blobs, pieces: piecesOf(plan) }
+}
+
+function* piecesOf(plan: BootstrapPlan): Generator<Uint8Array, void, undefined> {
+  const memory = Buffer.alloc(Math.max(plan.headSize, plan.tailSize))
+  const head = memory.subarray(0, plan.headSize)
+  plan.writeHead(head)
+  yield head
+  const tail = memory.subarray(0, plan.tailSize).fill(0)
+  plan.writeTail(tail)
+  yield tail
+}
+
+/** Where the parts of a bootstrap stand. */
+class BootstrapPlan {
+  readonly blobs: readonly ImageBlob[]
+  /** Bytes of all but the chunk table. */
+  readonly headSize: number
+  /** Bytes of the chunk table and what fills its last block. */
+  readonly tailSize: number
+  readonly #options: BootstrapOptions
+  readonly #layout: ImageLayout
+  readonly #chunks: ChunkTable
+  readonly #blobIndexes: ReadonlyMap<ImageBlob, number>
+  readonly #prefetch: readonly ImageInode[]
+  readonly #blobTableOffset: number
+  readonly #prefetchTableOffset: number
+  readonly #metaOffset: number
+
+  constructor(root: DirectoryInode, options: BootstrapOptions) {
+    this.#options = options
+    this.#layout = layoutImage(root)
+    const { blobs } = this.#layout
+    if (blobs.length > MAX_BLOBS) {
+      throw fault(
+        'IMAGE_TOO_LARGE',
+        `the image has ${blobs.length} layers with data, RAFS v6 holds ${MAX_BLOBS}: squash some of them`,
+      )
+    }
+    this.blobs = blobs
+    this.#blobIndexes = new Map(blobs.map((blob, index) => [blob, index]))
+    this.#blobTableOffset = alignUp(DEVICE_TABLE_OFFSET + DEVICE_SLOT_SIZE * blobs.length, BLOCK_SIZE)
+    this.#prefetchTableOffset = this.#blobTableOffset + BLOB_ENTRY_SIZE * blobs.length
+    this.#prefetch = blobs.length === 0 ? [] : (options.prefetch ?? [])
+    const tablesEnd = this.#prefetchTableOffset + this.#prefetch.length * NID_SIZE
+    this.#metaOffset = blobs.length === 0 ? 0 : alignUp(tablesEnd, BLOCK_SIZE)
+    this.headSize = this.#metaOffset + this.#layout.sizeBytes
+    this.#chunks = new ChunkTable(this.#layout)
+    const sizeBytes = alignUp(this.headSize + this.#chunks.sizeBytes, BLOCK_SIZE)
+    this.tailSize = sizeBytes - this.headSize
+    if (sizeBytes >= MAX_BOOTSTRAP_SIZE) {
+      throw fault('IMAGE_TOO_LARGE', `the image's metadata would take ${sizeBytes} bytes, 2 GiB is the limit`)
+    }
   }
 
-  const out = Buffer.alloc(sizeBytes)
-  const indexes = new Map(blobs.map((blob, index) => [blob, index]))
-  writeSuperblock(out, layout, metaOffset)
-  const ext = RAFS_SUPERBLOCK_OFFSET
-  writeU64(out, ext + RAFS_SB_OFF.flags, rafsFlags(layout, options))
-  writeU64(out, ext + RAFS_SB_OFF.blobTableOffset, blobTableOffset)
-  out.writeUInt32LE(blobTableSize, ext + RAFS_SB_OFF.blobTableSize)
-  out.writeUInt32LE(options.chunkSize, ext + RAFS_SB_OFF.chunkSize)
-  writeU64(out, ext + RAFS_SB_OFF.chunkTableOffset, chunkTableOffset)
-  writeU64(out, ext + RAFS_SB_OFF.chunkTableSize, chunkTableSize)
-  if (prefetch.length > 0) {
-    writeU64(out, ext + RAFS_SB_OFF.prefetchTableOffset, prefetchTableOffset)
-    out.writeUInt32LE(prefetch.length * NID_SIZE, ext + RAFS_SB_OFF.prefetchTableSize)
-    const nids = nidsOf(prefetch, layout)
-    prefetch.forEach((inode, i) => {
-      out.writeUInt32LE(nids.get(inode) ?? 0, prefetchTableOffset + i * NID_SIZE)
+  /** Writes everything but the chunk table; `out` is zeros. */
+  writeHead(out: Buffer): void {
+    const { blobs } = this
+    this.#writeSuperblock(out)
+    this.#writePrefetch(out)
+    writeDevices(out, blobs, this.headSize + this.tailSize)
+    blobs.forEach((blob, index) => {
+      writeBlob(out, this.#blobTableOffset + index * BLOB_ENTRY_SIZE, blob, index)
+    })
+    const context = {
+      out,
+      metaOffset: this.#metaOffset,
+      layout: this.#layout,
+      blobIndexes: this.#blobIndexes,
+      chunkSize: this.#options.chunkSize,
+    }
+    for (const index of this.#layout.order) {
+      const inode = this.#layout.inodes[index]
+      if (inode) writeInode(context, index, inode)
+    }
+  }
+
+  /** Writes the chunk table; `out` is zeros. */
+  writeTail(out: Buffer): void {
+    this.#chunks.write(out, this.#blobIndexes)
+  }
+
+  #writeSuperblock(out: Buffer): void {
+    writeSuperblock(out, this.#layout, this.#metaOffset)
+    const ext = RAFS_SUPERBLOCK_OFFSET
+    writeU64(out, ext + RAFS_SB_OFF.flags, rafsFlags(this.#layout, this.#options))
+    writeU64(out, ext + RAFS_SB_OFF.blobTableOffset, this.#blobTableOffset)
+    out.writeUInt32LE(BLOB_ENTRY_SIZE * this.blobs.length, ext + RAFS_SB_OFF.blobTableSize)
+    out.writeUInt32LE(this.#options.chunkSize, ext + RAFS_SB_OFF.chunkSize)
+    writeU64(out, ext + RAFS_SB_OFF.chunkTableOffset, this.headSize)
+    writeU64(out, ext + RAFS_SB_OFF.chunkTableSize, this.#chunks.sizeBytes)
+  }
+
+  #writePrefetch(out: Buffer): void {
+    if (this.#prefetch.length === 0) return
+    const ext = RAFS_SUPERBLOCK_OFFSET
+    writeU64(out, ext + RAFS_SB_OFF.prefetchTableOffset, this.#prefetchTableOffset)
+    out.writeUInt32LE(this.#prefetch.length * NID_SIZE, ext + RAFS_SB_OFF.prefetchTableSize)
+    const nids = nidsOf(this.#prefetch, this.#layout)
+    this.#prefetch.forEach((inode, i) => {
+      out.writeUInt32LE(nids.get(inode) ?? 0, this.#prefetchTableOffset + i * NID_SIZE)
     })
   }
-  writeDevices(out, blobs)
-  blobs.forEach((blob, index) => writeBlob(out, blobTableOffset + index * BLOB_ENTRY_SIZE, blob, index))
-  const context = { out, metaOffset, layout, blobIndexes: indexes, chunkSize: options.chunkSize }
-  for (const index of layout.order) {
-    const inode = layout.inodes[index]
-    if (inode) writeInode(context, index, inode)
-  }
-  chunks.write(out, chunkTableOffset, indexes)
-  return { bytes: out, blobs }
 }
 
 function nidsOf(wanted: readonly ImageInode[], layout: ImageLayout): Map<ImageInode, number> {
@@ -132,7 +203,6 @@ function writeSuperblock(out: Buffer, layout: ImageLayout, metaOffset: number): 
 }
 
 function rafsFlags(layout: ImageLayout, options: BootstrapOptions): number {
-  const hasXattr = layout.inodes.some(({ xattrs }) => (xattrs?.size ?? 0) > 0)
   const digestsInBlobs = layout.blobs.every(
     ({ features }) => (features & BLOB_FEATURES.inlinedChunkDigest) !== 0,
   )
@@ -143,12 +213,13 @@ function rafsFlags(layout: ImageLayout, options: BootstrapOptions): number {
     (options.explicitOwners === false ? 0 : RAFS_FLAGS.explicitUidGid) |
     (digestsInBlobs ? RAFS_FLAGS.inlinedChunkDigest : 0) |
     (encrypted ? RAFS_FLAGS.encryptionAes128Xts : RAFS_FLAGS.encryptionNone) |
-    (hasXattr ? RAFS_FLAGS.hasXattr : 0)
+    (layout.hasXattrs ? RAFS_FLAGS.hasXattr : 0)
   )
 }
 
-function writeDevices(out: Buffer, blobs: readonly ImageBlob[]): void {
-  let position = out.length
+/** @param sizeBytes - of the bootstrap, which an export of everything to one disk begins with */
+function writeDevices(out: Buffer, blobs: readonly ImageBlob[], sizeBytes: number): void {
+  let position = sizeBytes
   blobs.forEach((blob, index) => {
     const slot = DEVICE_TABLE_OFFSET + index * DEVICE_SLOT_SIZE
     const mapped = alignUp(position, FLAT_DEVICE_ALIGNMENT)

@@ -4,9 +4,9 @@ import { type Command, Option } from 'commander'
 import { type ByteSource, FileSource, MemorySource } from '../../common/byte-source.js'
 import { isBlobId } from '../../common/digest.js'
 import { fault } from '../../common/fault.js'
-import { replaceFile } from '../../common/replace-file.js'
+import { replaceFileWith } from '../../common/replace-file.js'
 import { BlobPool } from '../../erofs/blob-pool.js'
-import { encodeImage } from '../../erofs/encode-image.js'
+import { encodeImagePieces } from '../../erofs/encode-image.js'
 import { detectFormat } from '../../erofs/superblock.js'
 import { extractBootstrap } from '../../erofs/toc.js'
 import { ChunkDict } from '../../image/build/chunk-dict.js'
@@ -66,9 +66,9 @@ async function merge(sources: readonly string[], flags: MergeFlags): Promise<voi
     )
   })
   const image = merger.finish(flags.prefetchPolicy === 'fs' ? prefetch : [])
-  const encoded = encodeImage(image)
-  replaceFile(flags.bootstrap, encoded.bytes)
-  const blobIds = encoded.blobs.map(({ id }) => id)
+  const { pieces, blobs: mergedBlobs } = encodeImagePieces(image)
+  replaceFileWith(flags.bootstrap, pieces)
+  const blobIds = mergedBlobs.map(({ id }) => id)
   process.stdout.write(`merged ${sources.length} layers into ${flags.bootstrap}, data blobs:\n`)
   for (const id of blobIds) process.stdout.write(`  ${id}\n`)
   if (flags.outputJson !== undefined) {

@@ -10,7 +10,7 @@ import type {
   RegularInode,
 } from '../../../src/erofs/image-tree.js'
 import { deviceNumbers } from '../../../src/erofs/inode.js'
-import { encodeBootstrap } from '../../../src/erofs/writer.js'
+import { encodeBootstrap, encodeBootstrapPieces } from '../../../src/erofs/writer.js'
 
 const MiB = 1 << 20
 const OPTIONS = { chunkSize: MiB, compressor: 'zstd', digester: 'blake3' } as const
@@ -154,6 +154,23 @@ t.test('equal trees give equal bytes, whatever order they were filled in', async
     return encodeBootstrap(directory(Object.fromEntries(names), { xattrs: new Map(xattrs) }), OPTIONS).bytes
   }
   t.equal(Buffer.compare(make(false), make(true)), 0)
+})
+
+t.test('the pieces of a bootstrap are the whole of it', async t => {
+  for (const [what, chunkCount] of [
+    ['more metadata than chunks', 10],
+    ['more chunks than metadata', 5000],
+  ] as const) {
+    const blob = newBlob('a')
+    const file = regular(Array.from({ length: chunkCount }, () => newChunk(blob)))
+    const root = directory({ d: directory({ file }), again: file })
+    const { pieces, blobs } = encodeBootstrapPieces(root, { ...OPTIONS, prefetch: [file] })
+    // A piece may be overwritten by the next.
+    const copies = Array.from(pieces, piece => Buffer.from(piece))
+    const whole = encodeBootstrap(root, { ...OPTIONS, prefetch: [file] })
+    t.ok(Buffer.concat(copies).equals(whole.bytes), what)
+    t.same(blobs, whole.blobs)
+  }
 })
 
 t.test('a file whose chunks lie together is one extent for the kernel', async t => {
