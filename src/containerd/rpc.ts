@@ -107,7 +107,8 @@ export class Rpc {
 
   /** What containerd answered, in its own words. */
   toFault(err: unknown, what: string): Fault {
-    const { code, details } = err as ServiceError
+    // A stream that is destroyed on our side ends with an error of Node's, which has no details.
+    const { code, details = '' } = err as Partial<ServiceError>
     const context = { grpc: code, call: what, address: this.address }
     if (code === status.CANCELLED) return fault('CANCELLED', 'cancelled', { cause: err, context })
     if (code === status.DEADLINE_EXCEEDED) {
