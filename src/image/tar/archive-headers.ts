@@ -175,7 +175,22 @@ export class ArchiveHeaders {
 /** GNU's sparse files in PAX archives (formats 0.0, 0.1 and 1.0); others are read as they are stored. */
 function withPaxSparse(header: TarHeader, records: PaxRecords): EntryHeader {
   const storedBytes = header.sizeBytes
-  const plain = { ...header, records, storedBytes }
+  const { type, name: ownName, linkname, mode, uid, gid, mtimeSec, major, minor, gnu } = header
+  const plain: EntryHeader = {
+    type,
+    name: ownName,
+    linkname,
+    mode,
+    uid,
+    gid,
+    sizeBytes: storedBytes,
+    mtimeSec,
+    major,
+    minor,
+    gnu,
+    records,
+    storedBytes,
+  }
   if (records.size === 0) return plain
   const version = [records.get('GNU.sparse.major'), records.get('GNU.sparse.minor')].join('.')
   const map = records.get(SPARSE_MAP)

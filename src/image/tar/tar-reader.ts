@@ -88,21 +88,23 @@ async function* readData(data: ByteStream, explain: (err: unknown) => unknown): 
 
 function toTarEntry(header: EntryHeader, data: ByteStream): TarEntry {
   const { name, linkname } = header
+  const path = splitPath(name)
+  const mode = integer(header.mode, 'mode', name) & 0o7777
+  const uid = idOf(header.uid, 'user id', name)
+  const gid = idOf(header.gid, 'group id', name)
   const mtime = mtimeOf(header)
-  const attributes: TarAttributes = {
-    path: splitPath(name),
-    name,
-    mode: integer(header.mode, 'mode', name) & 0o7777,
-    uid: idOf(header.uid, 'user id', name),
-    gid: idOf(header.gid, 'group id', name),
-    mtimeSec: integer(mtime.sec, 'modification time', name),
-    mtimeNsec: mtime.nsec,
-    xattrs: xattrsOf(header.records),
-  }
+  const mtimeSec = integer(mtime.sec, 'modification time', name)
+  const mtimeNsec = mtime.nsec
+  const xattrs = xattrsOf(header.records)
+  const attributes: TarAttributes = { path, name, mode, uid, gid, mtimeSec, mtimeNsec, xattrs }
   switch (header.type) {
     case '0':
-    case '7':
-      return { ...attributes, type: 'regular', ...contentOf(header, data) }
+    case '7': {
+      const type = 'regular'
+      const { sizeBytes, body } = contentOf(header, data)
+      // In one piece: objects put together from parts become dictionaries, and there are many files.
+      return { type, path, name, mode, uid, gid, mtimeSec, mtimeNsec, xattrs, sizeBytes, body }
+    }
     case '1':
       if (linkname === '') throw entryFault('TAR_INVALID', name, 'is a hard link to nothing')
       return { ...attributes, type: 'hardlink', target: splitPath(linkname, name) }
@@ -141,7 +143,7 @@ function xattrsOf(records: PaxRecords): ReadonlyMap<string, Uint8Array> {
   if (records.size === 0) return NO_XATTRS
   const xattrs = new Map<string, Uint8Array>()
   for (const [key, value] of records) {
-    if (key.startsWith(XATTR_KEY)) xattrs.set(key.slice(XATTR_KEY.length), Buffer.from(value, 'latin1'))
+    if (key.startsWith(XATTR_KEY)) xattrs.set(key.slice(XATTR_KEY.length), ownBytes(value))
   }
   return xattrs
 }
@@ -172,7 +174,14 @@ function symlinkTarget(target: string, name: string): Uint8Array {
       name,
       'is a symbolic link whose target is empty, too long or has a NUL byte',
     )
-  return Buffer.from(target, 'latin1')
+  return ownBytes(target)
+}
+
+/** The bytes of a byte string in memory of their own: a small `Buffer` would keep the 8 KiB it was cut from. */
+function ownBytes(text: string): Uint8Array {
+  const bytes = new Uint8Array(text.length)
+  for (let i = 0; i < bytes.length; i++) bytes[i] = text.charCodeAt(i)
+  return bytes
 }
 
 function mtimeOf(header: EntryHeader): { sec: number; nsec: number } {
