@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto'
 import { writeFileSync } from 'node:fs'
 import path from 'node:path'
+import { emptyBlob } from '../src/erofs/empty-blob.js'
 import { encodeImage } from '../src/erofs/encode-image.js'
 import type { DirectoryInode, ImageBlob, ImageInode } from '../src/erofs/image-tree.js'
 
@@ -81,18 +82,11 @@ function newFile(blob: ImageBlob, file: number): ImageInode {
 }
 
 function newBlob(layer: number): ImageBlob {
-  return {
+  return emptyBlob({
     id: createHash('sha256').update(`layer ${layer}`).digest('hex'),
     chunkSize: CHUNK_SIZE,
-    chunkCount: 0,
     compressor: 'zstd',
     digester: 'blake3',
     features: 0x70000021,
-    compressedSize: 0,
-    uncompressedSize: 0,
-    ciCompressor: 'none',
-    ciOffset: 0,
-    ciCompressedSize: 0,
-    ciUncompressedSize: 0,
-  }
+  })
 }

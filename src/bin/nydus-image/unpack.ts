@@ -68,6 +68,7 @@ async function toTar(image: RafsImage, chunks: ChunkReader, target: string): Pro
   const output = await openStreamOutput(target)
   try {
     const unpacked = await unpackToTar(image, chunks, bytes => output.write(bytes))
+    await output.flush()
     await output.finish()
     return unpacked
   } finally {

@@ -1,6 +1,7 @@
 /** Blob table and extended blob table of a RAFS v5 bootstrap (Nydus on-disk format: RAFS v5). */
 import type { ByteSource } from '../../common/byte-source.js'
 import { isBlobId } from '../../common/digest.js'
+import { emptyBlob } from '../empty-blob.js'
 import {
   BLOB_FEATURES,
   MAX_CHUNKS_PER_BLOB,
@@ -63,21 +64,8 @@ function parseIds(source: ByteSource, { blobTable }: SuperblockV5): { id: string
   return ids
 }
 
-function newBlob(id: string, sb: SuperblockV5): ImageBlob {
-  return {
-    id,
-    chunkSize: sb.chunkSize,
-    chunkCount: 0,
-    compressor: sb.compressor,
-    digester: sb.digester,
-    features: 0,
-    compressedSize: 0,
-    uncompressedSize: 0,
-    ciCompressor: 'none',
-    ciOffset: 0,
-    ciCompressedSize: 0,
-    ciUncompressedSize: 0,
-  }
+function newBlob(id: string, { chunkSize, compressor, digester }: SuperblockV5): ImageBlob {
+  return emptyBlob({ id, chunkSize, compressor, digester, features: 0 })
 }
 
 function parseExtended(view: StructView, base: number, blob: ImageBlob): void {

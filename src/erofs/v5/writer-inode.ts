@@ -4,6 +4,7 @@ import { fault } from '../../common/fault.js'
 import { CHUNK_FLAGS, CHUNK_OFF, CHUNK_RECORD_SIZE, DIGEST_SIZE, alignUp } from '../format.js'
 import type { ImageBlob, ImageChunk, ImageInode } from '../image-tree.js'
 import { TYPE_BITS, encodeRdev } from '../writer-inode.js'
+import { writeU64 } from '../write-u64.js'
 import * as F from './format.js'
 import { xattrsSizeV5, type LayoutV5, type PlacedName } from './writer-layout.js'
 
@@ -182,10 +183,4 @@ function writeChunkV5(context: InodeContext, at: number, chunk: ImageChunk, file
   writeU64(out, at + CHUNK_OFF.fileOffset, fileOffset)
   out.writeUInt32LE(chunk.index, at + CHUNK_OFF.index)
   out.writeUInt32LE(crc32 ?? 0, at + CHUNK_OFF.crc32)
-}
-
-/** Any safe integer that is not negative. */
-export function writeU64(out: Buffer, at: number, value: number): void {
-  out.writeUInt32LE(value % 2 ** 32, at)
-  out.writeUInt32LE(Math.floor(value / 2 ** 32), at + 4)
 }

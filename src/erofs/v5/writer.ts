@@ -10,8 +10,9 @@ import {
 } from '../format.js'
 import type { DirectoryInode, ImageBlob } from '../image-tree.js'
 import type { BootstrapOptions, EncodedBootstrap } from '../writer.js'
+import { writeU64 } from '../write-u64.js'
 import * as F from './format.js'
-import { writeInodeV5, writeU64 } from './writer-inode.js'
+import { writeInodeV5 } from './writer-inode.js'
 import { layoutImageV5, type LayoutV5 } from './writer-layout.js'
 
 /**

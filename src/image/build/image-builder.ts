@@ -1,5 +1,6 @@
 import type { Compressor } from '../../common/codec.js'
 import type { Digester } from '../../common/digest.js'
+import { emptyBlob } from '../../erofs/empty-blob.js'
 import { encodeImage } from '../../erofs/encode-image.js'
 import { BLOB_FEATURES, PLACEHOLDER_BLOB_ID } from '../../erofs/format.js'
 import type { BlobCipher, DirectoryInode, ImageBlob, RafsImage } from '../../erofs/image-tree.js'
@@ -237,19 +238,12 @@ export function newBlob(options: BlobOptions): ImageBlob {
     (toc ? hasToc | inlinedChunkDigest : 0) |
     (options.batchSize > 0 ? batch | chunkInfoV2 : 0) |
     (cipher ? encrypted | chunkInfoV2 : 0)
-  return {
+  return emptyBlob({
     id: PLACEHOLDER_BLOB_ID,
     chunkSize,
-    chunkCount: 0,
     compressor,
     digester,
     features,
-    compressedSize: 0,
-    uncompressedSize: 0,
-    ciCompressor: 'none',
-    ciOffset: 0,
-    ciCompressedSize: 0,
-    ciUncompressedSize: 0,
     ...(cipher && { cipher }),
-  }
+  })
 }

@@ -64,17 +64,6 @@ export function createExtract(headers: ArchiveHeaders, fail: (err: unknown) => v
       done(err)
     }
   }
-  internals._final = done => {
-    try {
-      reported(() => {
-        headers.checkEnd(buffer.shifted + buffer.buffered)
-      })
-      internals._finished = true
-      done(null)
-    } catch (err) {
-      done(err)
-    }
-  }
   return extract
 }
 
