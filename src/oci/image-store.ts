@@ -37,9 +37,9 @@ export interface ImageSource {
   close(): Promise<void>
 }
 
-export interface ImageTarget {
+/** Where blobs go. */
+export interface BlobTarget {
   readonly name: string
-  readonly reference: Reference
   /** True when the blob needs no upload. */
   hasBlob(blob: BlobId, options?: StoreOptions): Promise<boolean>
   /** Stored bytes of a blob; undefined when it is not there. */
@@ -48,6 +48,10 @@ export interface ImageTarget {
   putBlob(blob: BlobId, content: BlobContent, options?: PutBlobOptions): Promise<void>
   /** Takes a blob over from a source without moving it; false where that is not possible. */
   takeBlob(blob: BlobId, from: ImageSource, options?: StoreOptions): Promise<boolean>
+}
+
+export interface ImageTarget extends BlobTarget {
+  readonly reference: Reference
   /** Stores a manifest or index whose parts are stored; `named`: it becomes what the reference names. */
   putManifest(
     mediaType: string,
@@ -88,7 +92,7 @@ export async function readBlob(
 
 /** Makes a blob of one store be in another, moving it only where it must. Returns the bytes that were moved. */
 export async function ensureBlob(
-  target: ImageTarget,
+  target: BlobTarget,
   blob: BlobId,
   from: ImageSource,
   options: StoreOptions = {},

@@ -1,5 +1,4 @@
 /** An OCI layout as an image target: a directory that may hold other images, or a new tar archive. */
-import { createHash, randomUUID } from 'node:crypto'
 import { createWriteStream } from 'node:fs'
 import { mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import path from 'node:path'
@@ -8,6 +7,7 @@ import { pipeline } from 'node:stream/promises'
 import tar from 'tar-stream'
 import { digestHex, sha256 } from '../common/digest.js'
 import { asFault, fault, hasErrno } from '../common/fault.js'
+import { BlobDirectory, besidePath, checked, writeBeside } from './blob-directory.js'
 import type { BlobContent, BlobId, ImageTarget, PutBlobOptions, StoreOptions } from './image-store.js'
 import { INDEX_FILE, LAYOUT_FILE, LAYOUT_VERSION, addLayoutEntry } from './layout-index.js'
 import type { Descriptor } from './manifest.js'
@@ -33,25 +33,6 @@ export async function openLayoutTarget(file: string, reference: Reference): Prom
   } catch (err) {
     throw asFault(err, 'FILE_UNREADABLE', `${file} cannot be written`)
   }
-}
-
-/** Passes content on, and ends with an error unless it is the blob it claims to be. */
-async function* checked(
-  { digest, size }: BlobId,
-  content: BlobContent,
-  { signal }: StoreOptions,
-): AsyncGenerator<Uint8Array> {
-  const hash = createHash('sha256')
-  let length = 0
-  for await (const piece of content(0)) {
-    signal?.throwIfAborted()
-    hash.update(piece)
-    length += piece.length
-    yield piece
-  }
-  const found = `sha256:${hash.digest('hex')}`
-  if (found === digest && length === size) return
-  throw fault('DIGEST_MISMATCH', `a blob to store has digest ${found} instead of ${digest}`)
 }
 
 abstract class LayoutTarget implements ImageTarget {
@@ -91,26 +72,20 @@ abstract class LayoutTarget implements ImageTarget {
 
 class DirectoryTarget extends LayoutTarget {
   readonly #directory: string
+  readonly #blobs: BlobDirectory
 
   constructor(name: string, reference: Reference, directory: string) {
     super(name, reference)
     this.#directory = directory
+    this.#blobs = new BlobDirectory(path.join(directory, 'blobs/sha256'))
   }
 
-  async blobSize(digest: string): Promise<number | undefined> {
-    try {
-      return (await stat(this.#blobFile(digest))).size
-    } catch (err) {
-      if (hasErrno(err, 'ENOENT')) return undefined
-      throw asFault(err, 'FILE_UNREADABLE', `${this.#directory} cannot be read`)
-    }
+  blobSize(digest: string): Promise<number | undefined> {
+    return this.#blobs.blobSize(digest)
   }
 
-  async putBlob(blob: BlobId, content: BlobContent, options: PutBlobOptions = {}): Promise<void> {
-    const stream = Readable.from(checked(blob, content, options))
-    await this.#replace(this.#blobFile(blob.digest), file =>
-      pipeline(stream, createWriteStream(file, { flags: 'wx', flush: true })),
-    )
+  putBlob(blob: BlobId, content: BlobContent, options?: PutBlobOptions): Promise<void> {
+    return this.#blobs.putBlob(blob, content, options)
   }
 
   protected async putName(entry: Descriptor): Promise<void> {
@@ -127,23 +102,8 @@ class DirectoryTarget extends LayoutTarget {
 
   async close(): Promise<void> {}
 
-  #blobFile(digest: string): string {
-    return path.join(this.#directory, 'blobs/sha256', digestHex(digest))
-  }
-
   #write(file: string, bytes: Uint8Array): Promise<void> {
-    return this.#replace(file, beside => writeFile(beside, bytes, { flush: true }))
-  }
-
-  async #replace(file: string, write: (beside: string) => Promise<void>): Promise<void> {
-    const beside = besidePath(file)
-    try {
-      await write(beside)
-      await rename(beside, file)
-    } catch (err) {
-      await rm(beside, { force: true })
-      throw asFault(err, 'FILE_UNREADABLE', `${file} cannot be written`)
-    }
+    return writeBeside(file, beside => writeFile(beside, bytes, { flush: true }))
   }
 }
 
@@ -226,8 +186,4 @@ class ArchiveTarget extends LayoutTarget {
       throw asFault(this.#failure ?? err, 'FILE_UNREADABLE', `${this.#file} cannot be written`)
     }
   }
-}
-
-function besidePath(file: string): string {
-  return path.join(path.dirname(file), `.${path.basename(file)}.${randomUUID().slice(0, 8)}.partial`)
 }

@@ -1,7 +1,10 @@
 import { mkdir, rm, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { Option, type Command } from 'commander'
+import { createBackend } from '../../backend/create.js'
+import type { Backend } from '../../backend/reader.js'
 import { asFault, fault } from '../../common/fault.js'
+import { silentLogger } from '../../common/log.js'
 import {
   type ImagePair,
   checkManifests,
@@ -11,6 +14,7 @@ import {
 import { type StoreAccess, openSource } from '../../image/convert/open-store.js'
 import { type WantedPlatform, hostPlatform } from '../../oci/platform.js'
 import { parseReference } from '../../oci/reference.js'
+import { readBackendConfig } from '../backend-config.js'
 import { stopSignal } from './access.js'
 import { parsePlatform } from './platforms.js'
 
@@ -24,6 +28,9 @@ interface CheckFlags {
   plainHttp: boolean
   platform?: string
   workDir: string
+  targetBackendType?: string
+  targetBackendConfig?: string
+  targetBackendConfigFile?: string
 }
 
 /** `nydusify check`: manifest, bootstrap, and with a source every file. */
@@ -40,6 +47,9 @@ export function addCheck(command: Command): void {
     .option('--plain-http', 'speak plain HTTP to both registries', false)
     .option('--platform <os/arch>', "of an index; default: linux on this machine's architecture")
     .option('--work-dir <dir>', 'gets manifests, configs and bootstraps; what was there is lost', './output')
+    .option('--target-backend-type <type>', 'where the data of the target is: registry, localfs')
+    .option('--target-backend-config <json>', 'configuration of that backend')
+    .option('--target-backend-config-file <file>', 'the same in a file, which no process list shows')
     .addOption(new Option('--multi-platform', 'has no effect: an index is known by itself').hideHelp())
     .addOption(new Option('--nydus-image <path>', 'has no effect').hideHelp())
     .addOption(new Option('--nydusd <path>', 'has no effect: files are read without a mount').hideHelp())
@@ -53,17 +63,30 @@ async function check(flags: CheckFlags): Promise<void> {
   if (sourceArchive !== undefined && source === undefined)
     throw fault('USAGE', '--source-archive needs --source: the name of the image in it')
   const target = access(flags.target, targetArchive, flags.targetInsecure, plainHttp)
+  const data = openData(flags)
   await emptyDirectory(flags.workDir)
   await withPair(target, platform, path.join(flags.workDir, 'target'), signal, async made => {
     if (source === undefined) return
     const original = access(source, sourceArchive, flags.sourceInsecure, plainHttp)
     await withPair(original, platform, path.join(flags.workDir, 'source'), signal, async from => {
       const tell = (difference: string): void => void process.stderr.write(`${difference}\n`)
-      const { files, names } = await compareImages(from, made, tell, signal)
+      const { files, names } = await compareImages(from, data ? { ...made, data } : made, tell, signal)
       process.stdout.write(`${names} names and ${files} files are the same\n`)
     })
   })
+  await data?.close()
   process.stdout.write(`verified image ${flags.target}\n`)
+}
+
+/** The backend that has the data of the target. @throws USAGE, CONFIG_*, UNIMPLEMENTED */
+function openData(flags: CheckFlags): Backend | undefined {
+  const { targetBackendType: type, targetBackendConfig, targetBackendConfigFile } = flags
+  if (type === undefined) return undefined
+  const given = {
+    ...(targetBackendConfig !== undefined && { backendConfig: targetBackendConfig }),
+    ...(targetBackendConfigFile !== undefined && { backendConfigFile: targetBackendConfigFile }),
+  }
+  return createBackend(type, readBackendConfig(type, given), { logger: silentLogger })
 }
 
 async function withPair(

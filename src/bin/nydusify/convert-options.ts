@@ -2,11 +2,13 @@ import { Command, InvalidArgumentError, Option } from 'commander'
 import { parseDurationMs } from '../../common/duration.js'
 import { fault } from '../../common/fault.js'
 import { DEFAULT_LIMITS } from '../../image/tar/limits.js'
+import type { BackendConfigFlags } from '../backend-config.js'
 import { parseBatchSize, parseChunkSize } from '../parse-size.js'
 import { platformOptions } from './platforms.js'
 
 /** Options of `nydusify convert`, as commander gives them. */
-export interface ConvertFlags {
+export interface ConvertFlags extends BackendConfigFlags {
+  backendType: string
   source: string
   sourceArchive?: string
   target?: string
@@ -47,8 +49,6 @@ export interface ConvertFlags {
 const LATER = [
   '--source-backend-type <type>',
   '--source-backend-config <json>',
-  '--backend-config <json>',
-  '--backend-config-file <file>',
   '--backend-force-push',
   '--oci-ref',
   '--encrypt-recipients <list>',
@@ -104,6 +104,8 @@ export function addConvertOptions(command: Command): Command {
     new Option('--backend-type <type>', 'where blobs go')
       .choices(['registry', 'oss', 's3', 'localfs'])
       .default('registry'),
+    new Option('--backend-config <json>', 'configuration of a storage backend; of localfs: {"dir": PATH}'),
+    new Option('--backend-config-file <file>', 'the same in a file, which no process list shows'),
     new Option(
       '--batch-size <size>',
       'compress small files together up to this size; power of two, 0: each alone',
@@ -143,7 +145,8 @@ export function checkConvertOptions(command: Command): string[] {
   const later = LATER.find(isGiven)
   if (later !== undefined) throw comesLater(longName(later))
   const { backendType } = command.opts<Record<string, string>>()
-  if (backendType !== 'registry') throw comesLater(`--backend-type ${backendType ?? ''}`)
+  if (backendType !== 'registry' && backendType !== 'localfs')
+    throw comesLater(`--backend-type ${backendType ?? ''}`)
   return Object.entries(WITHOUT_EFFECT)
     .filter(([flags]) => isGiven(flags))
     .map(([flags, why]) => `${longName(flags)} has no effect: ${why}`)

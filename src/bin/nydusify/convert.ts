@@ -8,12 +8,16 @@ import { reverseImage } from '../../image/convert/reverse.js'
 import type { Platforms } from '../../image/convert/source-image.js'
 import { ConvertProgress, formatSize } from '../../image/convert/convert-progress.js'
 import { BuildCache, type BuildCacheOptions } from '../../image/convert/build-cache.js'
+import { createBackend } from '../../backend/create.js'
+import { silentLogger } from '../../common/log.js'
 import { BlobPool } from '../../erofs/blob-pool.js'
 import { openRegistryStore, openSource, openTarget } from '../../image/convert/open-store.js'
 import type { LayerOptions } from '../../image/build/build-layer.js'
 import { DEFAULT_LIMITS } from '../../image/tar/limits.js'
 import type { ImageSource, ImageStore, ImageTarget } from '../../oci/image-store.js'
+import { BlobDirectory } from '../../oci/blob-directory.js'
 import { type Reference, formatReference, parseReference } from '../../oci/reference.js'
+import { readBackendConfig } from '../backend-config.js'
 import { type ConvertFlags, addConvertOptions, checkConvertOptions } from './convert-options.js'
 import { stopSignal } from './access.js'
 import { openDictionary } from './dictionary.js'
@@ -38,6 +42,7 @@ async function convertMain(flags: ConvertFlags, self: Command): Promise<void> {
   const version = fsVersion === '5' ? 5 : 6
   if (batchSize > 0 && (version === 5 || batchSize > chunkSize))
     throw fault('USAGE', '--batch-size needs --fs-version 6, and is at most --chunk-size')
+  const backend = await openBackend(flags)
   const plain: LayerOptions = { chunkSize, compressor, digester: 'blake3', version, batchSize, limits }
   const signal = stopSignal('the conversion was stopped: nothing was published')
   const observer = new ConvertProgress(process.stderr)
@@ -54,6 +59,7 @@ async function convertMain(flags: ConvertFlags, self: Command): Promise<void> {
     const request: ConvertRequest = {
       source: stores.source,
       target: stores.target,
+      ...(backend && { backend }),
       platforms,
       mergePlatform: flags.mergePlatform,
       withReferrer: flags.withReferrer,
@@ -70,6 +76,19 @@ async function convertMain(flags: ConvertFlags, self: Command): Promise<void> {
     }
     await report(await convertImage(request), flags.outputJson)
   })
+}
+
+/** The directory of `--backend-type localfs`. @throws USAGE, CONFIG_*, FILE_UNREADABLE */
+async function openBackend(flags: ConvertFlags): Promise<BlobDirectory | undefined> {
+  const { backendType, buildCache, buildCacheTag, reverse } = flags
+  if (backendType === 'registry') return undefined
+  if (reverse || buildCache !== undefined || buildCacheTag !== undefined)
+    throw fault('USAGE', `--backend-type ${backendType} goes neither with --build-cache nor with --reverse`)
+  const config = readBackendConfig(backendType, flags)
+  await createBackend(backendType, config, { logger: silentLogger }).close()
+  const { dir } = config
+  if (typeof dir === 'string' && dir !== '') return BlobDirectory.open(dir)
+  throw fault('CONFIG_INVALID', 'a conversion to localfs needs the directory of the blobs: {"dir": PATH}')
 }
 
 async function reverseMain(

@@ -7,9 +7,10 @@ import type { ImageSource } from '../../oci/image-store.js'
 import { type Descriptor, type ImageConfig, type Manifest, isNydusManifest } from '../../oci/manifest.js'
 import { MEDIA_TYPE } from '../../oci/media-types.js'
 import { type WantedPlatform, selectManifests } from '../../oci/platform.js'
-import { type NydusImage, fetchNydusImage } from '../convert/nydus-image.js'
+import { type NydusImage, blobsOf, fetchNydusImage } from '../convert/nydus-image.js'
 import { fetchImageConfig } from '../convert/source-image.js'
 import { checkBootstrap } from '../read/check.js'
+import type { BlobPlace } from '../read/chunk-reader.js'
 import { compareTrees } from './compare-trees.js'
 import { type HashedTree, nydusTree, plainTree } from './image-tree.js'
 
@@ -18,6 +19,8 @@ export interface ImagePair {
   readonly source: ImageSource
   readonly plain?: PlainImage
   readonly nydus?: NydusImage & { readonly bytes: Uint8Array }
+  /** Where the data of the nydus image is, unless it is in its layers. */
+  readonly data?: BlobPlace
 }
 
 export interface PlainImage {
@@ -125,8 +128,8 @@ export async function compareImages(
 }
 
 function treeOf(pair: ImagePair, prefer: 'plain' | 'nydus', signal: AbortSignal): Promise<HashedTree> {
-  const { source, plain, nydus } = pair
-  if (nydus && (prefer === 'nydus' || !plain)) return nydusTree(nydus, signal)
+  const { source, plain, nydus, data } = pair
+  if (nydus && (prefer === 'nydus' || !plain)) return nydusTree(nydus, data ?? blobsOf(nydus), signal)
   if (plain) return plainTree(source, plain.manifest, signal)
   throw fault('IMAGE_INVALID', `${source.name} holds no image that could be compared`)
 }

@@ -6,8 +6,8 @@ import type { ImageSource } from '../../oci/image-store.js'
 import type { Manifest } from '../../oci/manifest.js'
 import { LayerTree } from '../build/layer-tree.js'
 import { mergeLayers } from '../build/merge.js'
-import { type NydusImage, blobsOf } from '../convert/nydus-image.js'
-import { ChunkReader } from '../read/chunk-reader.js'
+import type { NydusImage } from '../convert/nydus-image.js'
+import { type BlobPlace, ChunkReader } from '../read/chunk-reader.js'
 import { walkTree } from '../read/walk-tree.js'
 import { decompressLayer } from '../tar/layer-stream.js'
 import { DEFAULT_LIMITS } from '../tar/limits.js'
@@ -56,10 +56,18 @@ export async function plainTree(
   return { root, contents }
 }
 
-/** The tree of a nydus image; each chunk is read, decoded and checked. @throws CHUNK_*, faults of the store */
-export async function nydusTree(nydus: NydusImage, signal: AbortSignal): Promise<HashedTree> {
+/**
+ * The tree of a nydus image; each chunk is read, decoded and checked.
+ * @param data - where the blobs are
+ * @throws CHUNK_*, faults of the store
+ */
+export async function nydusTree(
+  nydus: NydusImage,
+  data: BlobPlace,
+  signal: AbortSignal,
+): Promise<HashedTree> {
   const { root, blobs } = nydus.image
-  const reader = new ChunkReader(blobsOf(nydus))
+  const reader = new ChunkReader(data)
   const order = new Map(blobs.map((blob, index) => [blob, index]))
   const files = new Set<RegularInode>()
   for (const { inode } of walkTree(root)) if (inode.type === 'regular') files.add(inode)

@@ -7,6 +7,7 @@ import { sha256 } from '../../common/digest.js'
 import { isFault } from '../../common/fault.js'
 import { ANNOTATION } from '../../oci/annotations.js'
 import {
+  type BlobTarget,
   type ImageSource,
   type ImageStore,
   type ImageTarget,
@@ -93,7 +94,7 @@ export class BuildCache {
   /** The layer as it was converted before, its data blob brought to the target; undefined when it is not known. */
   async take(
     sourceDigest: string,
-    target: ImageTarget,
+    target: BlobTarget,
     signal: AbortSignal,
   ): Promise<MergeableLayer | undefined> {
     const known = this.#find(sourceDigest)

@@ -2,7 +2,7 @@ import { sha256 } from '../../common/digest.js'
 import { fault, isFault } from '../../common/fault.js'
 import type { BlobPool } from '../../erofs/blob-pool.js'
 import { encodeImage } from '../../erofs/encode-image.js'
-import { type ImageSource, type ImageTarget, ensureBlob } from '../../oci/image-store.js'
+import { type BlobTarget, type ImageSource, type ImageTarget, ensureBlob } from '../../oci/image-store.js'
 import type { Descriptor } from '../../oci/manifest.js'
 import { formatReference } from '../../oci/reference.js'
 import type { LayerOptions } from '../build/build-layer.js'
@@ -27,6 +27,8 @@ import { WorkDirectory } from './work-directory.js'
 export interface ConvertRequest {
   readonly source: ImageSource
   readonly target: ImageTarget
+  /** A storage backend for the data blobs: then they are no layers of the image. Not with a cache. */
+  readonly backend?: BlobTarget
   /** Of an index. */
   readonly platforms: Platforms
   /** The target becomes an index that holds the plain images beside the nydus ones. */
@@ -89,10 +91,11 @@ export async function convertImage(request: ConvertRequest): Promise<ConvertResu
   const images = await fetchSourceImages(source, request.platforms, signal)
   for (const { manifest } of images) checkLayerCount(manifest.layers.length)
   const options = optionsDigest(layer, request.dictionary)
-  const subject = { source: source.name, target: target.name, options, builder: request.builder }
+  const { backend, builder } = request
+  const subject = { source: source.name, target: target.name, backend: backend?.name, options, builder }
   const directory = await WorkDirectory.open(request.workDirectory, subject)
   const converter = new LayerConverter({
-    target,
+    target: backend ?? target,
     layer,
     directory,
     cache: request.cache,
@@ -180,7 +183,7 @@ class Conversion {
     built: readonly MergeableLayer[],
     named: boolean,
   ): Promise<{ entry: IndexEntry; sizeBytes: number }> {
-    const { target, layer, oci, builder, withReferrer, mergePlatform, dictionary } = this.#request
+    const { target, backend, layer, oci, builder, withReferrer, mergePlatform, dictionary } = this.#request
     const root = mergeLayers(built.map(one => one.root))
     const encoded = encodeImage(imageOf(root, layer, findPrefetched(root, this.#request.prefetch)))
     const files = new Map([[BOOTSTRAP_FILE, encoded.bytes]])
@@ -189,18 +192,19 @@ class Conversion {
     for (const { id } of encoded.blobs) {
       if (!dictionary || built.some(one => one.digestHex === id)) continue
       // What the bootstrap refers to must be a layer of the image, or a registry may collect it.
-      const { digest, size } = await dictionary.ensure(target, id, { signal: this.#signal })
+      const { digest, size } = await dictionary.ensure(backend ?? target, id, { signal: this.#signal })
       layers.push({ digest, sizeBytes: size })
       const meta = dictionary.cacheMeta(id)
       if (meta) files.set(metaFileName(id), meta)
     }
     const bootstrap = await packBootstrapLayer(files)
-    const config = encodeNydusConfig(image.config.document, layers, bootstrap.diffId)
+    const dataLayers = backend ? [] : layers
+    const config = encodeNydusConfig(image.config.document, dataLayers, bootstrap.diffId)
     const mediaTypes = targetMediaTypes(image.manifest, oci)
     const manifest = encodeNydusManifest({
       mediaTypes,
       config: { digest: sha256(config), sizeBytes: config.length },
-      layers,
+      layers: dataLayers,
       bootstrap: { digest: bootstrap.digest, sizeBytes: bootstrap.bytes.length },
       fsVersion: layer.version === 5 ? '5' : '6',
       source: image.descriptor,

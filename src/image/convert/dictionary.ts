@@ -3,7 +3,7 @@ import { sha256 } from '../../common/digest.js'
 import { fault } from '../../common/fault.js'
 import type { BlobPool } from '../../erofs/blob-pool.js'
 import type { RafsImage } from '../../erofs/image-tree.js'
-import type { BlobId, ImageSource, ImageTarget, StoreOptions } from '../../oci/image-store.js'
+import type { BlobId, BlobTarget, ImageSource, StoreOptions } from '../../oci/image-store.js'
 import { ensureBlob } from '../../oci/image-store.js'
 import { ChunkDict, requireSameKind } from '../build/chunk-dict.js'
 import { metaFileName } from './bootstrap-layer.js'
@@ -49,7 +49,7 @@ export class Dictionary {
   }
 
   /** Makes the target hold a blob of the dictionary. @throws IMAGE_INVALID when it is nowhere */
-  async ensure(target: ImageTarget, blobId: string, options: StoreOptions): Promise<BlobId> {
+  async ensure(target: BlobTarget, blobId: string, options: StoreOptions): Promise<BlobId> {
     const digest = `sha256:${blobId}`
     const known = this.#blobs.find(blob => blob.digest === digest)
     if (known && this.#source) {

@@ -2,7 +2,7 @@ import { createReadStream } from 'node:fs'
 import { rename } from 'node:fs/promises'
 import { asFault, fault } from '../../common/fault.js'
 import type { BlobPool } from '../../erofs/blob-pool.js'
-import type { ImageSource, ImageTarget } from '../../oci/image-store.js'
+import type { BlobTarget, ImageSource } from '../../oci/image-store.js'
 import type { Descriptor } from '../../oci/manifest.js'
 import { type LayerOptions, buildLayer } from '../build/build-layer.js'
 import { CompressPool } from '../build/compress-pool.js'
@@ -11,7 +11,8 @@ import { type MergeableLayer, encodeLayerRecord, parseLayerRecord } from './laye
 import type { WorkDirectory } from './work-directory.js'
 
 export interface LayerConverterOptions {
-  readonly target: ImageTarget
+  /** Where the data blobs go. */
+  readonly target: BlobTarget
   readonly layer: LayerOptions
   readonly directory: WorkDirectory
   readonly cache: BuildCache | undefined

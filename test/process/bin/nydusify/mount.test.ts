@@ -1,16 +1,7 @@
 /** An image mounted by a command that serves it until it is stopped. */
 import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import {
-  copyFileSync,
-  existsSync,
-  mkdirSync,
-  readFileSync,
-  readdirSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
 import { text } from 'node:stream/consumers'
@@ -226,18 +217,45 @@ t.test('a mount in use is served until it is not', { skip: kernelSkip }, async t
 })
 
 t.test('data of a directory', { skip: kernelSkip }, async t => {
-  const { registry, cwd, env, target, client } = await prepare(t)
-  const blobs = scratch(t)
+  const { registry, cwd, env, client } = await prepare(t)
+  const blobs = path.join(scratch(t), 'made/blobs')
+  const config = JSON.stringify({ dir: blobs })
+  const backend = ['--backend-type', 'localfs', '--backend-config', config]
+  const pair = ['--source', `${registry.host}/app:plain`, '--target', `${registry.host}/app:local`]
+  const converted = await nydusify(['convert', ...pair, ...backend], { cwd, env })
+  t.match(converted, { code: 0, stderr: /layer/ })
+  const { layers } = (await client.fetchManifest('app', 'local')).content as Manifest
+  t.equal(layers.length, 1, 'the bootstrap is the only layer')
   const { digest } = ((await client.fetchManifest('app', 'nydus')).content as Manifest).layers[0]!
-  copyFileSync(registry.blobFile(digest), path.join(blobs, digest.slice(7)))
+  t.same(readdirSync(blobs), [digest.slice(7)])
+  t.equal(sha256(readFileSync(path.join(blobs, digest.slice(7)))), digest)
+  t.match(await nydusify(['convert', ...pair, ...backend], { cwd, env }), {
+    code: 0,
+    stdout: /\(0 B uploaded\)/,
+  })
+
+  const check = ['check', ...pair, '--target-backend-type', 'localfs', '--target-backend-config']
+  const work = ['--work-dir', path.join(scratch(t), 'output')]
+  t.match(await nydusify([...check, config, ...work], { cwd, env }), { code: 0, stdout: /are the same/ })
+  const elsewhere = JSON.stringify({ dir: cwd })
+  t.match(await nydusify([...check, elsewhere, ...work], { cwd, env }), { code: 5, stderr: /is in none of/ })
+
   const before = registry.accessLog.length
-  const backend = ['--backend-type', 'localfs', '--backend-config', JSON.stringify({ dir: blobs })]
-  const mounted = await mount(t, ['--target', target, ...backend], cwd, env)
+  const mounted = await mount(t, ['--target', `${registry.host}/app:local`, ...backend], cwd, env)
   const file = path.join(cwd, 'image-fs/bin/large')
   t.ok(execFileSync('cat', [file], { maxBuffer: 16 * MIB }).equals(large))
   t.match(await mounted.end('SIGTERM'), { code: 0 })
   const asked = registry.accessLog.slice(before).filter(({ path }) => path.includes(digest))
   t.same(asked, [], 'the registry was asked for none of it')
+
+  for (const [code, sentence, args] of [
+    [2, /--backend-config or/, ['--backend-type', 'localfs']],
+    [3, /directory of the blobs/, ['--backend-type', 'localfs', '--backend-config', '{"blob_file":"/x"}']],
+    [2, /neither with --build-cache/, [...backend, '--build-cache-tag', 'cache']],
+    [10, /--backend-type oss comes with a later release/, ['--backend-type', 'oss']],
+  ] as const)
+    t.match(await nydusify(['convert', ...pair, ...args], { cwd, env }), { code, stderr: sentence })
+  t.same(readdirSync(cwd), [])
 })
 
 t.test('what cannot be mounted', { skip }, async t => {
