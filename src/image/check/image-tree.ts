@@ -72,8 +72,8 @@ export async function nydusTree(
   const files = new Set<RegularInode>()
   for (const { inode } of walkTree(root)) if (inode.type === 'regular') files.add(inode)
   const place = ({ chunks: [first] }: RegularInode): [number, number] =>
-    first ? [order.get(first.blob) ?? 0, first.compressedOffset] : [0, 0]
-  // As they are stored, so that blobs are read from front to back.
+    first ? [order.get(first.blob) ?? 0, first.index] : [0, 0]
+  // As they are stored, so that blobs are read from front to back; of a batch no bootstrap says where it lies.
   const stored = [...files].map(file => ({ file, at: place(file) }))
   stored.sort((a, b) => a.at[0] - b.at[0] || a.at[1] - b.at[1])
   const contents = new Map<RegularInode, string>()

@@ -8,6 +8,7 @@ import type { ImageBlob, ImageChunk } from '../../erofs/image-tree.js'
 import { UNKNOWN_DIGEST } from '../../erofs/load-chunks.js'
 import { checkChunk, decodeUnit, storedUnit, type StoredUnit } from '../../erofs/stored-unit.js'
 import { blobEntryOf } from './blob-entry.js'
+import { DecodedBatches } from './decoded-batches.js'
 import { StoredWindow } from './stored-window.js'
 
 /** Where blobs are: a backend is one. */
@@ -22,14 +23,15 @@ const MAX_WINDOWS = 8
  * Reads chunks of every form: plain and batched, compressed by any codec or raw, encrypted or not, of RAFS v6 blobs with
  * their own chunk infos and of v5 blobs, of which only the bootstrap knows.
  *
- * Chunks are best asked for in the order in which they are stored. Memory: one decoded chunk or batch, some windows of
- * stored bytes, and 30 bytes for each chunk of the blobs that were read. Not for concurrent calls.
+ * Chunks are best asked for in the order in which they are stored. Memory: one decoded chunk, 16 MiB of decoded batches,
+ * some windows of stored bytes, and 30 bytes for each chunk of the blobs that were read. Not for concurrent calls.
  */
 export class ChunkReader {
   readonly #place: BlobPlace
   readonly #blobs = new Map<ImageBlob, OpenBlob>()
   /** Of blobs whose window may hold bytes, the one that was used last at the end. */
   readonly #windows = new Set<OpenBlob>()
+  readonly #batches = new DecodedBatches()
   #lastChunk: ImageChunk | undefined
   #lastBytes: Uint8Array = new Uint8Array(0)
 
@@ -46,7 +48,7 @@ export class ChunkReader {
     if (chunk === this.#lastChunk) return this.#lastBytes
     const blob = await this.#open(chunk.blob)
     this.#touch(blob)
-    const bytes = await blob.decode(chunk)
+    const bytes = await blob.decode(chunk, this.#batches)
     const { index, digest: hex } = chunk
     // Only the bootstrap is trusted with digests; where it has none, the blob's own CRC finds accidents.
     const crc32 = chunk.crc32 ?? blob.crc32c(index)
@@ -78,14 +80,12 @@ export class ChunkReader {
   }
 }
 
-/** One blob, its metadata, and the batch of it that was decoded last. */
+/** One blob and its metadata. */
 class OpenBlob {
   readonly #entry: BlobEntry
   /** Undefined for a blob without metadata of its own: v5. */
   readonly #meta: BlobMeta | undefined
   readonly #window: StoredWindow
-  #batchOffset = -1
-  #batch: Uint8Array = new Uint8Array(0)
 
   private constructor(entry: BlobEntry, meta: BlobMeta | undefined, window: StoredWindow) {
     this.#entry = entry
@@ -103,18 +103,16 @@ class OpenBlob {
     return new OpenBlob(entry, meta, new StoredWindow(reader, entry.ciOffset - trailer))
   }
 
-  async decode(chunk: ImageChunk): Promise<Uint8Array> {
+  async decode(chunk: ImageChunk, batches: DecodedBatches): Promise<Uint8Array> {
     const { index, uncompressedSize } = chunk
     const unit = this.#unit(chunk)
     try {
       const chunks = this.#meta?.chunks
       if (chunks?.batchIndex(index) === undefined) return await this.#read(unit)
-      if (unit.storedOffset !== this.#batchOffset) {
-        this.#batch = await this.#read(unit)
-        this.#batchOffset = unit.storedOffset
-      }
+      const { blobId } = this.#entry
+      const batch = await batches.ensure(blobId, unit.storedOffset, () => this.#read(unit))
       const start = chunks.offsetInBatch(index)
-      return this.#batch.subarray(start, start + uncompressedSize)
+      return batch.subarray(start, start + uncompressedSize)
     } catch (err) {
       const failure = asFault(err)
       if (failure.code !== 'CHUNK_DECODE') throw failure
@@ -134,8 +132,6 @@ class OpenBlob {
 
   drop(): void {
     this.#window.drop()
-    this.#batchOffset = -1
-    this.#batch = new Uint8Array(0)
   }
 
   async #read(unit: StoredUnit): Promise<Uint8Array> {
