@@ -31,10 +31,23 @@ const INODES = 5000
 /** Of the image that is walked: ext4 must be filled with as many files. */
 const WALKED_LAYERS = 10
 
-/** Prints the peak of its own memory at the end: getrusage(2) would count what the parent had before exec, too. */
-const PEAK_HOOK =
-  'data:text/javascript,import{readFileSync}from"node:fs";process.on("exit",()=>' +
-  'process.stderr.write("peak "+/VmHWM:\\s+(\\d+)/.exec(readFileSync("/proc/self/status","utf8"))[1]+"\\n"))'
+/**
+ * Prints what a program took at the end: getrusage(2) would count the memory that the parent had before exec, too. With
+ * processors and disk to itself it would take the main thread's time at least; the rest is V8's collector and compiler.
+ */
+const USAGE_HOOK =
+  'data:text/javascript,import{readFileSync as r}from"node:fs";process.on("exit",()=>{' +
+  'const{user:u,system:s}=process.cpuUsage();process.stderr.write("usage "+[' +
+  '/VmHWM:\\s+(\\d+)/.exec(r("/proc/self/status","utf8"))[1]/1024,(u+s)/1e6,' +
+  'r("/proc/self/task/"+process.pid+"/schedstat","utf8").split(" ")[0]/1e9].join(" ")+"\\n")})'
+
+interface Usage {
+  readonly seconds: number
+  readonly peakMiB: number
+  /** Of all threads. */
+  readonly cpuSeconds: number
+  readonly mainSeconds: number
+}
 
 export async function benchMerge(_stage: Stage, rounds: number): Promise<void> {
   const directory = mkdtempSync(path.join(os.tmpdir(), 'bench-merge-'))
@@ -48,7 +61,7 @@ export async function benchMerge(_stage: Stage, rounds: number): Promise<void> {
       value: merge.seconds,
       target: { atMost: 3 },
       unit: ' s',
-      detail: '',
+      detail: timesOf(merge),
     })
     report({
       name: 'peak memory of the merge',
@@ -58,7 +71,7 @@ export async function benchMerge(_stage: Stage, rounds: number): Promise<void> {
       detail: '',
     })
     const check = await measure(rounds, ['check', merged])
-    const detail = `peak ${check.peakMiB.toFixed(0)} MiB`
+    const detail = `peak ${check.peakMiB.toFixed(0)} MiB, ${timesOf(check)}`
     report({
       name: 'check of it without blobs',
       value: check.seconds,
@@ -74,17 +87,23 @@ export async function benchMerge(_stage: Stage, rounds: number): Promise<void> {
   }
 }
 
-async function measure(rounds: number, args: string[]): Promise<{ seconds: number; peakMiB: number }> {
-  const seconds: number[] = []
-  const peaks: number[] = []
+/** The medians of several runs. */
+async function measure(rounds: number, args: string[]): Promise<Usage> {
+  const runs: [number, number, number, number][] = []
   for (let round = 0; round < rounds; round++) {
     const started = performance.now()
-    const line = ['--import', PEAK_HOOK, programPath('nydus-image'), ...args]
+    const line = ['--import', USAGE_HOOK, programPath('nydus-image'), ...args]
     const { stderr } = await promisify(execFile)(process.execPath, line, { maxBuffer: 1 << 24 })
-    seconds.push((performance.now() - started) / 1000)
-    peaks.push(Number(/peak (\d+)/.exec(stderr)?.[1]) / 1024)
+    const [peakMiB = NaN, cpu = NaN, main = NaN] =
+      /usage (.*)/.exec(stderr)?.[1]?.split(' ').map(Number) ?? []
+    runs.push([(performance.now() - started) / 1000, peakMiB, cpu, main])
   }
-  return { seconds: median(seconds), peakMiB: median(peaks) }
+  const of = (column: 0 | 1 | 2 | 3): number => median(runs.map(run => run[column]))
+  return { seconds: of(0), peakMiB: of(1), cpuSeconds: of(2), mainSeconds: of(3) }
+}
+
+function timesOf({ cpuSeconds, mainSeconds }: Usage): string {
+  return `processor time ${cpuSeconds.toFixed(1)} s, of the main thread ${mainSeconds.toFixed(1)} s`
 }
 
 /** The file beside what its inodes, names, chunks and blobs take by themselves: the rest is the padding of blocks. */
