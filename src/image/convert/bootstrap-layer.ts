@@ -1,5 +1,7 @@
+import { createHash } from 'node:crypto'
+import { pipeline } from 'node:stream/promises'
 import { promisify } from 'node:util'
-import { gunzip, gzip } from 'node:zlib'
+import { createGzip, gunzip } from 'node:zlib'
 import tar from 'tar-stream'
 import { sha256 } from '../../common/digest.js'
 import { fault } from '../../common/fault.js'
@@ -20,7 +22,6 @@ const DIRECTORY = 'image'
 const EPOCH = new Date(0)
 /** A bootstrap is at most 2 GiB; an archive of one that unpacks to more is a bomb. */
 const MAX_LAYER_BYTES = 2 ** 31
-const gzipAsync = promisify(gzip)
 const gunzipAsync = promisify(gunzip)
 
 /** The path in the bootstrap layer of what caches keep of a data blob's metadata. */
@@ -38,11 +39,23 @@ export async function packBootstrapLayer(files: ReadonlyMap<string, Buffer>): Pr
   archive.entry({ name: DIRECTORY, type: 'directory', mode: 0o755, mtime: EPOCH })
   for (const [name, bytes] of files) archive.entry({ name, mode: 0o444, mtime: EPOCH }, bytes)
   archive.finalize()
-  const pieces: Uint8Array[] = []
-  for await (const piece of archive as AsyncIterable<Uint8Array>) pieces.push(piece)
-  const plain = Buffer.concat(pieces)
-  const bytes = await gzipAsync(plain)
-  return { bytes, digest: sha256(bytes), diffId: sha256(plain) }
+  // Compressed as it comes: a bootstrap may have a hundred megabytes, and there is one of it in memory already.
+  const plain = createHash('sha256')
+  const pieces: Buffer[] = []
+  await pipeline(
+    async function* () {
+      for await (const part of archive as AsyncIterable<Uint8Array>) {
+        plain.update(part)
+        yield part
+      }
+    },
+    createGzip(),
+    async (parts: AsyncIterable<Buffer>) => {
+      for await (const part of parts) pieces.push(part)
+    },
+  )
+  const bytes = Buffer.concat(pieces)
+  return { bytes, digest: sha256(bytes), diffId: `sha256:${plain.digest('hex')}` }
 }
 
 /** The regular files of a bootstrap layer by their path. @throws TAR_INVALID */
