@@ -1,3 +1,4 @@
+import { emptyBlob } from '../../src/erofs/empty-blob.js'
 import type {
   DirectoryInode,
   ImageBlob,
@@ -29,21 +30,14 @@ export function regular(
 
 /** A blob that stands nowhere; `letter` is its id. */
 export function newBlob(letter: string, more: Partial<ImageBlob> = {}): ImageBlob {
-  return {
+  const blob = emptyBlob({
     id: letter.repeat(64),
     chunkSize: 0x1000,
-    chunkCount: 0,
     compressor: 'none',
     digester: 'sha256',
     features: 0x40000001,
-    compressedSize: 0,
-    uncompressedSize: 0,
-    ciCompressor: 'none',
-    ciOffset: 0,
-    ciCompressedSize: 0,
-    ciUncompressedSize: 0,
-    ...more,
-  }
+  })
+  return { ...blob, ...more }
 }
 
 /** A chunk at the end of the blob; chunks of one `content` have one digest, in whatever blob. */

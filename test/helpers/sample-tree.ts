@@ -1,4 +1,5 @@
 import { digestOf, type Digester } from '../../src/common/digest.js'
+import { emptyBlob } from '../../src/erofs/empty-blob.js'
 import type {
   DirectoryInode,
   ImageBlob,
@@ -23,20 +24,13 @@ export function sampleDirectory(
 
 /** A blob of a RAFS v5 image: chunks packed, no metadata of its own. */
 export function sampleBlob(id: string, digester: Digester = 'blake3'): ImageBlob {
-  return {
+  return emptyBlob({
     id: id.repeat(64),
     chunkSize: SAMPLE_CHUNK_SIZE,
-    chunkCount: 0,
     compressor: 'none',
     digester,
     features: 0x40000000,
-    compressedSize: 0,
-    uncompressedSize: 0,
-    ciCompressor: 'none',
-    ciOffset: 0,
-    ciCompressedSize: 0,
-    ciUncompressedSize: 0,
-  }
+  })
 }
 
 /** A file of new chunks at the end of the blob; `parts` receives their bytes. */
