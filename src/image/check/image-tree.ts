@@ -15,7 +15,7 @@ import { readTar } from '../tar/tar-reader.js'
 
 export interface HashedTree {
   readonly root: DirectoryInode
-  /** sha256 of each regular file's content, in hex. */
+  /** sha256 of each regular file's content, as a byte string. */
   readonly contents: ReadonlyMap<RegularInode, string>
 }
 
@@ -37,7 +37,7 @@ export async function plainTree(
         if (entry.type === 'regular') {
           const hash = createHash('sha256')
           for await (const piece of entry.body) hash.update(piece)
-          hashes.set(chunks, hash.digest('hex'))
+          hashes.set(chunks, hash.digest('binary'))
         }
         tree.add(entry, chunks)
       }
@@ -81,7 +81,7 @@ export async function nydusTree(
     signal.throwIfAborted()
     const hash = createHash('sha256')
     for (const chunk of file.chunks) hash.update(await reader.read(chunk))
-    contents.set(file, hash.digest('hex'))
+    contents.set(file, hash.digest('binary'))
   }
   return { root, contents }
 }
