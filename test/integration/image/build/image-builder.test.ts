@@ -193,11 +193,9 @@ t.test('a directory as RAFS v5', { skip: rootMissing }, async t => {
         const image = loadImage(new MemorySource(bootstrapOf(built)))
         const target = path.join(directory, 'tree')
         mkdirSync(target)
-        await unpackToDirectory(image, new ChunkReader(new LocalFsBackend({ dir: directory })), target, {
-          makeNode,
-          setXattr,
-          setTimes,
-        })
+        const backend = new LocalFsBackend({ dir: directory })
+        await unpackToDirectory(image, new ChunkReader(backend), target, { makeNode, setXattr, setTimes })
+        await backend.close()
         t.same(describeTree(target), expected)
         const again = await build(directory, source, { ...options, ...form })
         t.equal(again.blobId, built.blobId, 'the same directory gives the same blob')
