@@ -54,7 +54,7 @@ export function report(figure: Figure): void {
   const { name, value, target, unit = '', detail } = figure
   const [word, limit] = 'atLeast' in target ? ['>=', target.atLeast] : ['<=', target.atMost]
   const met = 'atLeast' in target ? value >= limit : value <= limit
-  const text = `${unit === '' ? value.toFixed(2) : Math.round(value)}${unit}`
+  const text = `${unit === '' || unit === ' s' ? value.toFixed(2) : Math.round(value)}${unit}`
   const wanted = `${word} ${limit}${unit}`
   process.stdout.write(
     `${name.padEnd(58)} ${text.padStart(8)}  ${wanted.padEnd(9)} ${met ? 'met   ' : 'MISSED'}  ${detail}\n`,
