@@ -17,8 +17,8 @@ const FIRST_KEPT_FD = 4
 const NODE_ARGS = ['--v8-pool-size=1']
 /** Node alone needs seconds on an emulated processor. */
 const START_TIMEOUT_MS = 120_000
-/** What our daemon says last where the kernel cannot serve. */
-const UNSUPPORTED = /^nydusd: (.*) \(DRIVER_UNSUPPORTED\)\n$/m
+/** What our daemon says last where the kernel cannot serve; earlier lines of the log are of earlier daemons. */
+const UNSUPPORTED = /(?:^|\n)nydusd: (.*) \(DRIVER_UNSUPPORTED\)\n$/
 
 export interface DaemonCommand {
   /** `nydusd` to run; ours beside this file when empty. */
