@@ -16,7 +16,6 @@ export type Compressor = keyof typeof COMPRESSORS
 
 /** Ciphers that blobs may be encrypted with; the numbers are the on-disk ids. */
 export const CIPHERS = { none: 0, 'aes-128-xts': 1 } as const
-export type Cipher = keyof typeof CIPHERS
 
 /**
  * Most output that one stored byte can stand for: an lz4 match length grows by at most 255 a byte, a zstd RLE block

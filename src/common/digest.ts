@@ -1,29 +1,14 @@
 import { createHash } from 'node:crypto'
-import { Blake3Hasher, blake3 } from '@napi-rs/blake-hash'
+import { blake3 } from '@napi-rs/blake-hash'
 import { fault } from './fault.js'
 
 /** Chunk digest algorithms of RAFS (rafs.md 4.1); the numbers are the on-disk ids of a blob table entry. */
 export const DIGESTERS = { blake3: 0, sha256: 1 } as const
 export type Digester = keyof typeof DIGESTERS
 
-export interface Hasher {
-  update(bytes: Uint8Array): void
-  /** 32 bytes; the hasher must not be used afterwards. */
-  digest(): Uint8Array
-}
-
 /** The 32-byte digest of `bytes`. */
 export function digestOf(digester: Digester, bytes: Uint8Array): Uint8Array {
   return digester === 'blake3' ? blake3(asBuffer(bytes)) : createHash('sha256').update(bytes).digest()
-}
-
-export function createHasher(digester: Digester): Hasher {
-  if (digester === 'sha256') {
-    const hash = createHash('sha256')
-    return { update: bytes => void hash.update(bytes), digest: () => hash.digest() }
-  }
-  const hash = new Blake3Hasher()
-  return { update: bytes => void hash.update(asBuffer(bytes)), digest: () => hash.digestBuffer() }
 }
 
 function asBuffer(bytes: Uint8Array): Buffer {

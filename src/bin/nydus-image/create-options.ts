@@ -2,7 +2,7 @@ import { type Command, Option } from 'commander'
 import { fault } from '../../common/fault.js'
 import { isBlobId } from '../../common/digest.js'
 import type { WhiteoutSpec } from '../../image/build/merge.js'
-import { parseBatchSize, parseChunkSize, parseNumber } from '../parse-size.js'
+import { chunkSizeOption, parseBatchSize, parseNumber } from '../parse-size.js'
 import { logLevelOption } from './options.js'
 import { type PrefetchPolicy, prefetchPolicyOption } from './prefetch-option.js'
 
@@ -75,9 +75,7 @@ export function addCreateOptions(command: Command): Command {
     new Option('--inline-bootstrap').default(false).hideHelp(),
     new Option('--blob-id <id>', 'instead of the sha256 of the blob: 64 hex digits'),
     new Option('--blob-offset <offset>').argParser(parseNumber).default(0).hideHelp(),
-    new Option('--chunk-size <size>', 'power of two, 0x1000 to 0x1000000')
-      .argParser(parseChunkSize)
-      .default(0x100000, '0x100000'),
+    chunkSizeOption('--chunk-size <size>'),
     new Option('--batch-size <size>', 'compress files of less than half of it together; power of two')
       .argParser(parseBatchSize)
       .default(0),

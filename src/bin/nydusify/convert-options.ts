@@ -3,7 +3,7 @@ import { parseDurationMs } from '../../common/duration.js'
 import { fault } from '../../common/fault.js'
 import { DEFAULT_LIMITS } from '../../image/tar/limits.js'
 import type { BackendConfigFlags } from '../backend-config.js'
-import { parseBatchSize, parseChunkSize } from '../parse-size.js'
+import { chunkSizeOption, parseBatchSize } from '../parse-size.js'
 import { platformOptions } from './platforms.js'
 
 /** Options of `nydusify convert`, as commander gives them. */
@@ -74,9 +74,7 @@ export function addConvertOptions(command: Command): Command {
     new Option('--target-insecure', 'accept any certificate of the target, or plain HTTP').default(false),
     new Option('--plain-http', 'speak plain HTTP to both registries').default(false),
     new Option('--compressor <name>', 'of chunks').choices(['zstd', 'lz4_block', 'none']).default('zstd'),
-    new Option('--chunk-size, --fs-chunk-size <size>', 'power of two, 0x1000 to 0x1000000')
-      .argParser(parseChunkSize)
-      .default(0x100000, '0x100000'),
+    chunkSizeOption('--chunk-size, --fs-chunk-size <size>'),
     new Option('--fs-version <n>', 'RAFS version').choices(['5', '6']).default('6'),
     new Option('--work-dir <dir>', 'for temporary files').default('./tmp'),
     ...platformOptions(),

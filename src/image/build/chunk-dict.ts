@@ -3,6 +3,7 @@ import type { Digester } from '../../common/digest.js'
 import { fault } from '../../common/fault.js'
 import type { ImageBlob, ImageChunk, RafsImage } from '../../erofs/image-tree.js'
 import type { LoadOptions } from '../../erofs/blob-pool.js'
+import { UNKNOWN_DIGEST } from '../../erofs/load-chunks.js'
 import { loadBlobs } from '../../erofs/load-image.js'
 
 /** What images must have in common to refer to each other's chunks. */
@@ -24,7 +25,7 @@ export class ChunkDict {
     this.blobs = blobs
     for (const chunk of chunks) {
       // A chunk without a digest is equal to nothing.
-      if (!UNKNOWN.test(chunk.digest) && !this.#chunks.has(chunk.digest))
+      if (chunk.digest !== UNKNOWN_DIGEST && !this.#chunks.has(chunk.digest))
         this.#chunks.set(chunk.digest, chunk)
     }
   }
@@ -39,8 +40,6 @@ export class ChunkDict {
     return chunk?.uncompressedSize === uncompressedSize ? chunk : undefined
   }
 }
-
-const UNKNOWN = /^0+$/
 
 /**
  * Refuses a dictionary, parent or further source of another kind.

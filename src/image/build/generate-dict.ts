@@ -3,6 +3,7 @@ import { fault } from '../../common/fault.js'
 import { BLOB_FEATURES } from '../../erofs/format.js'
 import { BlobPool } from '../../erofs/blob-pool.js'
 import type { ImageChunk, RafsImage, RegularInode } from '../../erofs/image-tree.js'
+import { UNKNOWN_DIGEST } from '../../erofs/load-chunks.js'
 import { type LoadedBlobs, loadBlobs } from '../../erofs/load-image.js'
 import { requireSameKind } from './chunk-dict.js'
 import { newDirectory } from './layer-tree.js'
@@ -36,7 +37,7 @@ export class DictGenerator {
     requireSameKind(path, image, this.#first, this.#first.digester)
     for (const chunk of image.chunks) {
       const { digest } = chunk
-      if (!this.#chunks.has(digest) && !/^0+$/.test(digest)) this.#chunks.set(digest, chunk)
+      if (!this.#chunks.has(digest) && digest !== UNKNOWN_DIGEST) this.#chunks.set(digest, chunk)
     }
   }
 
