@@ -19,11 +19,15 @@ const layers = {
     ['common', 'cache', 'erofs', 'native'],
     'a driver turns kernel questions into ensure() and nothing more',
   ],
+  fuse: [
+    ['common', 'cache', 'erofs', 'native'],
+    'the file system server knows images and cached blobs, never where they come from',
+  ],
   image: [['common', 'erofs', 'oci', 'backend'], 'image tools run where there is no kernel support'],
   containerd: [['common', 'oci'], 'a client of containerd: what it pulls is the snapshotter’s business'],
   client: [['common'], 'the API client is shared by processes that share nothing else'],
   daemon: [
-    ['common', 'client', 'native', 'erofs', 'oci', 'backend', 'cache', 'fscache', 'fanotify'],
+    ['common', 'client', 'native', 'erofs', 'oci', 'backend', 'cache', 'fscache', 'fanotify', 'fuse'],
     'the daemon is a process of its own: it shares client/ with the snapshotter, never memory',
   ],
   supervisor: [

@@ -95,6 +95,7 @@ export const CODES = {
   RAFS_UNSUPPORTED: 'missing_prerequisite',
   RAFS_TRUNCATED: 'corrupt',
   RAFS_FIELD: 'corrupt',
+  INODE_TYPE: 'invalid_argument',
   BLOB_META_INVALID: 'corrupt',
   BLOB_TOC_INVALID: 'corrupt',
 
