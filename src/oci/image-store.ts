@@ -90,6 +90,18 @@ export async function readBlob(
   return Buffer.concat(pieces)
 }
 
+/** Stores a blob unless it is there already. Returns the bytes that were moved. */
+export async function putBlobOnce(
+  target: BlobTarget,
+  blob: BlobId,
+  content: BlobContent,
+  options: PutBlobOptions = {},
+): Promise<number> {
+  if (await target.hasBlob(blob, options)) return 0
+  await target.putBlob(blob, content, options)
+  return blob.size
+}
+
 /** Makes a blob of one store be in another, moving it only where it must. Returns the bytes that were moved. */
 export async function ensureBlob(
   target: BlobTarget,

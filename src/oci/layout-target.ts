@@ -8,7 +8,14 @@ import tar from 'tar-stream'
 import { digestHex, sha256 } from '../common/digest.js'
 import { asFault, fault, hasErrno } from '../common/fault.js'
 import { BlobDirectory, besidePath, checked, writeBeside } from './blob-directory.js'
-import type { BlobContent, BlobId, ImageTarget, PutBlobOptions, StoreOptions } from './image-store.js'
+import {
+  type BlobContent,
+  type BlobId,
+  type ImageTarget,
+  type PutBlobOptions,
+  type StoreOptions,
+  putBlobOnce,
+} from './image-store.js'
 import { INDEX_FILE, LAYOUT_FILE, LAYOUT_VERSION, addLayoutEntry } from './layout-index.js'
 import type { Descriptor } from './manifest.js'
 import { type Reference, formatReference } from './reference.js'
@@ -64,7 +71,7 @@ abstract class LayoutTarget implements ImageTarget {
     { named, signal }: StoreOptions & { readonly named: boolean },
   ): Promise<Descriptor> {
     const entry = { mediaType, digest: sha256(bytes), size: bytes.length, annotations: {} }
-    if (!(await this.hasBlob(entry))) await this.putBlob(entry, () => [bytes], { signal })
+    await putBlobOnce(this, entry, () => [bytes], { signal })
     if (named) await this.putName(entry)
     return entry
   }

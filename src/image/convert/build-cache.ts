@@ -13,6 +13,7 @@ import {
   type ImageTarget,
   type StoreOptions,
   ensureBlob,
+  putBlobOnce,
   readBlob,
 } from '../../oci/image-store.js'
 import type { Descriptor } from '../../oci/manifest.js'
@@ -135,7 +136,7 @@ export class BuildCache {
     for (const record of [...this.#used.values(), ...older].slice(0, maxRecords))
       if (await this.#store(record, options)) records.push(record)
     const config = { digest: sha256(CONFIG), size: CONFIG.length }
-    if (!(await store.hasBlob(config, options))) await store.putBlob(config, () => [CONFIG], options)
+    await putBlobOnce(store, config, () => [CONFIG], options)
     const manifest = {
       schemaVersion: 2,
       mediaType: MEDIA_TYPE.ociManifest,
@@ -160,10 +161,10 @@ export class BuildCache {
       if (isLoss(err)) return false
       throw err
     }
-    if (await store.hasBlob(record, options)) return true
     const bytes = this.#fresh.get(record.digest)
-    if (bytes) await store.putBlob(record, () => [bytes], options)
-    return bytes !== undefined
+    if (!bytes) return store.hasBlob(record, options)
+    await putBlobOnce(store, record, () => [bytes], options)
+    return true
   }
 
   #find(sourceDigest: string): CacheRecord | undefined {

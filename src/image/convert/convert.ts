@@ -2,7 +2,13 @@ import { sha256 } from '../../common/digest.js'
 import { fault, isFault } from '../../common/fault.js'
 import type { BlobPool } from '../../erofs/blob-pool.js'
 import { encodeImage } from '../../erofs/encode-image.js'
-import { type BlobTarget, type ImageSource, type ImageTarget, ensureBlob } from '../../oci/image-store.js'
+import {
+  type BlobTarget,
+  type ImageSource,
+  type ImageTarget,
+  ensureBlob,
+  putBlobOnce,
+} from '../../oci/image-store.js'
 import type { Descriptor } from '../../oci/manifest.js'
 import { formatReference } from '../../oci/reference.js'
 import type { LayerOptions } from '../build/build-layer.js'
@@ -236,10 +242,7 @@ class Conversion {
   async #put(bytes: Buffer, digest = sha256(bytes)): Promise<void> {
     const { target } = this.#request
     const blob = { digest, size: bytes.length }
-    const options = { signal: this.#signal }
-    if (await target.hasBlob(blob, options)) return
-    await target.putBlob(blob, () => [bytes], options)
-    this.#uploadedBytes += bytes.length
+    this.#uploadedBytes += await putBlobOnce(target, blob, () => [bytes], { signal: this.#signal })
   }
 
   /** Brings the plain images to the target and says how the index lists them. */

@@ -2,7 +2,7 @@ import { createReadStream } from 'node:fs'
 import { rename } from 'node:fs/promises'
 import { asFault, fault } from '../../common/fault.js'
 import type { BlobPool } from '../../erofs/blob-pool.js'
-import type { BlobTarget, ImageSource } from '../../oci/image-store.js'
+import { type BlobTarget, type ImageSource, putBlobOnce } from '../../oci/image-store.js'
 import type { Descriptor } from '../../oci/manifest.js'
 import { type LayerOptions, buildLayer } from '../build/build-layer.js'
 import { CompressPool } from '../build/compress-pool.js'
@@ -153,13 +153,10 @@ export class LayerConverter {
     const { target, directory } = this.#options
     const files = fileNames(sourceDigest)
     const blob = { digest: `sha256:${digestHex}`, size: sizeBytes }
-    const options = { signal: this.#signal }
-    if (!(await target.hasBlob(blob, options))) {
-      const content = (start: number): AsyncIterable<Uint8Array> =>
-        createReadStream(directory.file(files.blob), { start, highWaterMark: READ_BYTES })
-      await target.putBlob(blob, content, { ...options, session: directory.session(files.session) })
-      this.uploadedBytes += sizeBytes
-    }
+    const content = (start: number): AsyncIterable<Uint8Array> =>
+      createReadStream(directory.file(files.blob), { start, highWaterMark: READ_BYTES })
+    const options = { signal: this.#signal, session: directory.session(files.session) }
+    this.uploadedBytes += await putBlobOnce(target, blob, content, options)
     await directory.remove(files.blob)
     await directory.remove(files.session)
   }

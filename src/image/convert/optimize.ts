@@ -5,7 +5,7 @@ import { fault } from '../../common/fault.js'
 import { encodeImage } from '../../erofs/encode-image.js'
 import type { RegularInode } from '../../erofs/image-tree.js'
 import { ANNOTATION } from '../../oci/annotations.js'
-import { type ImageSource, type ImageTarget, ensureBlob } from '../../oci/image-store.js'
+import { type ImageSource, type ImageTarget, ensureBlob, putBlobOnce } from '../../oci/image-store.js'
 import { MEDIA_TYPE } from '../../oci/media-types.js'
 import { type WantedPlatform, selectManifest } from '../../oci/platform.js'
 import { openBlobFile } from '../build/blob-output.js'
@@ -165,13 +165,9 @@ async function publish(
     annotations: manifest.annotations,
   }
   for (const layer of data) await ensureBlob(target, layer, source, options)
-  if (!(await target.hasBlob(blob, options)))
-    await target.putBlob(blob, start => createReadStream(blobFile, { start }), options)
-  for (const [id, bytes] of [
-    [bootstrapId, bootstrap.bytes],
-    [configId, newConfig],
-  ] as const)
-    if (!(await target.hasBlob(id, options))) await target.putBlob(id, () => [bytes], options)
+  await putBlobOnce(target, blob, start => createReadStream(blobFile, { start }), options)
+  await putBlobOnce(target, bootstrapId, () => [bootstrap.bytes], options)
+  await putBlobOnce(target, configId, () => [newConfig], options)
   const bytes = Buffer.from(JSON.stringify(document))
   const { digest } = await target.putManifest(manifest.mediaType, bytes, { signal, named: true })
   await target.commit()

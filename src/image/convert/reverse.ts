@@ -4,7 +4,13 @@ import { PassThrough } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { createGzip } from 'node:zlib'
 import { sha256 } from '../../common/digest.js'
-import type { ImageSource, ImageTarget } from '../../oci/image-store.js'
+import {
+  type BlobContent,
+  type BlobId,
+  type ImageSource,
+  type ImageTarget,
+  putBlobOnce,
+} from '../../oci/image-store.js'
 import type { Descriptor } from '../../oci/manifest.js'
 import { MEDIA_TYPE } from '../../oci/media-types.js'
 import { fault } from '../../common/fault.js'
@@ -131,14 +137,9 @@ class Reversal {
     }
   }
 
-  async #put(
-    blob: Pick<Descriptor, 'digest' | 'size'>,
-    content: (offset: number) => AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
-  ): Promise<void> {
+  async #put(blob: BlobId, content: BlobContent): Promise<void> {
     const { target, signal } = this.#request
-    if (await target.hasBlob(blob, { signal })) return
-    await target.putBlob(blob, content, { signal })
-    this.uploadedBytes += blob.size
+    this.uploadedBytes += await putBlobOnce(target, blob, content, { signal })
   }
 
   /** Writes the tree to a file, for the digest of a blob must be known before it is uploaded. */
