@@ -2,10 +2,10 @@ import { readFile } from 'node:fs/promises'
 import { asFault, fault, hasErrno } from '../../common/fault.js'
 import type { BlobPool } from '../../erofs/blob-pool.js'
 import { Dictionary } from '../../image/convert/dictionary.js'
-import { fetchNydusImage } from '../../image/convert/nydus-image.js'
+import { resolveNydusImage } from '../../image/convert/nydus-image.js'
 import { openRegistryStore } from '../../image/convert/open-store.js'
 import type { ImageStore } from '../../oci/image-store.js'
-import { hostPlatform, selectManifest } from '../../oci/platform.js'
+import { hostPlatform } from '../../oci/platform.js'
 import { parseReference } from '../../oci/reference.js'
 
 const FORM = /^bootstrap:(registry|local):(.+)$/
@@ -28,14 +28,7 @@ export async function openDictionary(
   if (kind === 'local') return new Dictionary(await readBootstrap(place), pool)
   const { chunkDictInsecure: insecure, plainHttp } = flags
   const source = await opened(openRegistryStore({ reference: parseReference(place), insecure, plainHttp }))
-  const root = await source.resolve({ signal })
-  const { content } =
-    root.content.kind === 'manifest'
-      ? root
-      : await source.fetchManifest(selectManifest(root.content, 'nydus', hostPlatform()), { signal })
-  if (content.kind === 'index')
-    throw fault('MANIFEST_UNSUPPORTED', `${source.name} is an index of indexes: name one of its images`)
-  const { bootstrap, manifest, files } = await fetchNydusImage(source, content, signal)
+  const { bootstrap, manifest, files } = await resolveNydusImage(source, hostPlatform(), signal)
   return new Dictionary(bootstrap, pool, { source, blobs: manifest.layers, files })
 }
 

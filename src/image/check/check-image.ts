@@ -8,7 +8,7 @@ import { type Descriptor, type ImageConfig, type Manifest, isNydusManifest } fro
 import { MEDIA_TYPE } from '../../oci/media-types.js'
 import { type WantedPlatform, selectManifests } from '../../oci/platform.js'
 import { type NydusImage, blobsOf, fetchNydusImage } from '../convert/nydus-image.js'
-import { fetchImageConfig } from '../convert/source-image.js'
+import { fetchImageConfig, requireManifest } from '../convert/source-image.js'
 import { checkBootstrap } from '../read/check.js'
 import type { BlobPlace } from '../read/chunk-reader.js'
 import { compareTrees } from './compare-trees.js'
@@ -47,15 +47,14 @@ export async function fetchImagePair(
     root.content.kind === 'manifest' ? [root.descriptor] : selectManifests(root.content, platform)
   let pair: ImagePair = { source }
   for (const entry of entries) {
-    const { content, bytes } =
-      root.content.kind === 'manifest' ? root : await source.fetchManifest(entry, { signal })
-    if (content.kind === 'index')
-      throw fault('MANIFEST_UNSUPPORTED', `${source.name} is an index of indexes: name one of its images`)
-    if (isNydusManifest(content))
-      pair = { ...pair, nydus: { ...(await fetchNydusImage(source, content, signal)), bytes } }
+    const fetched = root.content.kind === 'manifest' ? root : await source.fetchManifest(entry, { signal })
+    const { bytes } = fetched
+    const manifest = requireManifest(fetched, source.name)
+    if (isNydusManifest(manifest))
+      pair = { ...pair, nydus: { ...(await fetchNydusImage(source, manifest, signal)), bytes } }
     else {
-      const config = await fetchImageConfig(source, content, signal)
-      pair = { ...pair, plain: { manifest: content, config, bytes } }
+      const config = await fetchImageConfig(source, manifest, signal)
+      pair = { ...pair, plain: { manifest, config, bytes } }
     }
   }
   return pair

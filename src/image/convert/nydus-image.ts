@@ -6,9 +6,10 @@ import { loadImage } from '../../erofs/load-image.js'
 import { ANNOTATION } from '../../oci/annotations.js'
 import { type BlobId, type ImageSource, readBlob } from '../../oci/image-store.js'
 import { type ImageConfig, type Manifest, isNydusManifest } from '../../oci/manifest.js'
+import { type WantedPlatform, selectManifest } from '../../oci/platform.js'
 import type { BlobPlace } from '../read/chunk-reader.js'
 import { bootstrapOf, unpackBootstrapLayer } from './bootstrap-layer.js'
-import { fetchImageConfig } from './source-image.js'
+import { fetchImageConfig, requireManifest } from './source-image.js'
 
 /** A nydus image of a store, its metadata in memory. */
 export interface NydusImage {
@@ -23,6 +24,23 @@ export interface NydusImage {
 
 /** A bootstrap of 500,000 files takes a tenth of this. */
 const MAX_BOOTSTRAP_LAYER_BYTES = 1 << 30
+
+/**
+ * The nydus image that a store's reference names: of an index, the one for the platform.
+ * @throws REGISTRY_NOT_FOUND for a platform that is not there, and what `fetchNydusImage` throws
+ */
+export async function resolveNydusImage(
+  source: ImageSource,
+  platform: WantedPlatform,
+  signal: AbortSignal,
+): Promise<NydusImage> {
+  const root = await source.resolve({ signal })
+  const named =
+    root.content.kind === 'manifest'
+      ? root
+      : await source.fetchManifest(selectManifest(root.content, 'nydus', platform), { signal })
+  return fetchNydusImage(source, requireManifest(named, source.name), signal)
+}
 
 /** @throws MANIFEST_UNSUPPORTED for a plain image, IMAGE_INVALID, TAR_INVALID, RAFS_*, faults of the store */
 export async function fetchNydusImage(

@@ -7,7 +7,7 @@ import type { RegularInode } from '../../erofs/image-tree.js'
 import { ANNOTATION } from '../../oci/annotations.js'
 import { type ImageSource, type ImageTarget, ensureBlob, putBlobOnce } from '../../oci/image-store.js'
 import { MEDIA_TYPE } from '../../oci/media-types.js'
-import { type WantedPlatform, selectManifest } from '../../oci/platform.js'
+import type { WantedPlatform } from '../../oci/platform.js'
 import { openBlobFile } from '../build/blob-output.js'
 import { CompressPool } from '../build/compress-pool.js'
 import { type BuiltImage, buildImage } from '../build/image-builder.js'
@@ -16,7 +16,7 @@ import { findPrefetched } from '../build/prefetch.js'
 import { ChunkReader } from '../read/chunk-reader.js'
 import { DEFAULT_LIMITS } from '../tar/limits.js'
 import { BOOTSTRAP_FILE, metaFileName, packBootstrapLayer } from './bootstrap-layer.js'
-import { type NydusImage, blobsOf, fetchNydusImage } from './nydus-image.js'
+import { type NydusImage, blobsOf, resolveNydusImage } from './nydus-image.js'
 import { WorkDirectory } from './work-directory.js'
 
 export interface OptimizeRequest {
@@ -48,14 +48,7 @@ const BLOB_FILE = 'prefetch.blob'
  */
 export async function optimizeImage(request: OptimizeRequest): Promise<OptimizeResult> {
   const { source, target, platform, signal, files } = request
-  const root = await source.resolve({ signal })
-  const { content } =
-    root.content.kind === 'manifest'
-      ? root
-      : await source.fetchManifest(selectManifest(root.content, 'nydus', platform), { signal })
-  if (content.kind === 'index')
-    throw fault('MANIFEST_UNSUPPORTED', `${source.name} is an index of indexes: name one of its images`)
-  const nydus = await fetchNydusImage(source, content, signal)
+  const nydus = await resolveNydusImage(source, platform, signal)
   if (nydus.image.blobs.some(({ cipher }) => cipher))
     throw fault('UNIMPLEMENTED', 'encrypted images are not optimized: convert the image without encryption')
   const found = findPrefetched(nydus.image.root, files)

@@ -13,12 +13,11 @@ import {
 } from '../../oci/image-store.js'
 import type { Descriptor } from '../../oci/manifest.js'
 import { MEDIA_TYPE } from '../../oci/media-types.js'
-import { fault } from '../../common/fault.js'
 import { ChunkReader } from '../read/chunk-reader.js'
 import { unpackToTar } from '../read/unpack-tar.js'
 import { type IndexEntry, encodeIndex, indexMediaType } from './nydus-documents.js'
 import { type NydusImage, blobsOf, fetchNydusImage } from './nydus-image.js'
-import { type Platforms, selectEntries } from './source-image.js'
+import { type Platforms, requireManifest, selectEntries } from './source-image.js'
 import { WorkDirectory } from './work-directory.js'
 
 export interface ReverseRequest {
@@ -101,12 +100,10 @@ class Reversal {
 
   async convert(descriptor: Descriptor, named: boolean): Promise<Converted> {
     const { source, target, signal, oci } = this.#request
-    const { content } = await source.fetchManifest(descriptor, { signal })
-    if (content.kind === 'index')
-      throw fault('MANIFEST_UNSUPPORTED', `${source.name} is an index of indexes: name one of its images`)
-    const nydus = await fetchNydusImage(source, content, signal)
-    for (const { size } of [...content.layers, content.config]) this.sourceSizeBytes += size
-    const isDocker = !oci && content.mediaType === MEDIA_TYPE.dockerManifest
+    const original = requireManifest(await source.fetchManifest(descriptor, { signal }), source.name)
+    const nydus = await fetchNydusImage(source, original, signal)
+    for (const { size } of [...original.layers, original.config]) this.sourceSizeBytes += size
+    const isDocker = !oci && original.mediaType === MEDIA_TYPE.dockerManifest
     const layer = await this.#writeLayer(nydus)
     const config = plainConfig(nydus, layer.diffId)
     const manifest = {

@@ -68,25 +68,31 @@ export function selectEntries(
   throw fault('REGISTRY_NOT_FOUND', `${name} has no ${prefer} image for Linux: name another image`)
 }
 
+/** The manifest that an entry of an index stands for. @throws MANIFEST_UNSUPPORTED when it is an index as well */
+export function requireManifest({ content }: FetchedManifest, name: string): Manifest {
+  if (content.kind === 'manifest') return content
+  throw fault('MANIFEST_UNSUPPORTED', `${name} is an index of indexes: name one of its images by digest`)
+}
+
 async function checkedImage(
   source: ImageSource,
-  { content, bytes, descriptor }: FetchedManifest,
+  fetched: FetchedManifest,
   { platform }: Descriptor,
   signal: AbortSignal,
 ): Promise<SourceImage> {
   const { name } = source
-  if (content.kind === 'index')
-    throw fault('MANIFEST_UNSUPPORTED', `${name} is an index of indexes: name one of its images by digest`)
-  if (isNydusManifest(content)) throw alreadyNydus(name)
-  content.layers.forEach((layer, i) => {
+  const { bytes, descriptor } = fetched
+  const manifest = requireManifest(fetched, name)
+  if (isNydusManifest(manifest)) throw alreadyNydus(name)
+  manifest.layers.forEach((layer, i) => {
     checkLayer(layer, i, name)
   })
-  const config = await fetchImageConfig(source, content, signal)
+  const config = await fetchImageConfig(source, manifest, signal)
   return {
     source,
     descriptor: { ...descriptor, ...(platform ? { platform } : {}) },
     bytes,
-    manifest: content,
+    manifest,
     config,
   }
 }
