@@ -77,8 +77,9 @@ async function convert(
     chunkSize: MIB,
     compressor,
     digester: 'blake3',
-    limits: DEFAULT_LIMITS,
+    version: 6,
     batchSize,
+    limits: DEFAULT_LIMITS,
   }
   const layer = await buildLayer(createReadStream(source), path.join(directory, 'blob'), options, pool)
   const { bytes } = encodeBootstrap(mergeLayers([layer.root]), options)

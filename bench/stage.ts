@@ -88,6 +88,8 @@ export class Stage {
       chunkSize: CHUNK_SIZE,
       compressor,
       digester: 'blake3',
+      version: 6,
+      batchSize: 0,
       limits: DEFAULT_LIMITS,
     } as const
     try {

@@ -53,7 +53,7 @@ async function convertMain(flags: ConvertFlags, self: Command): Promise<void> {
     }
     const pool = new BlobPool()
     const dictionary = await openDictionary(flags, stores.opened, pool, signal)
-    dictionary?.requireKind({ ...plain, version })
+    dictionary?.requireKind(plain)
     const layer: LayerOptions = { ...plain, ...(dictionary && { knownChunks: dictionary.chunks }) }
     const options = { layer, dictionary, pool }
     const request: ConvertRequest = {

@@ -14,10 +14,9 @@ export interface LayerOptions {
   readonly compressor: Compressor
   readonly digester: Digester
   readonly limits: LayerLimits
-  /** 6 where it is left out. */
-  readonly version?: 5 | 6
-  /** Files of less than half of it are compressed together; not at all where it is left out. RAFS v6 only. */
-  readonly batchSize?: number
+  readonly version: 5 | 6
+  /** Files of less than half of it are compressed together; 0: each alone. RAFS v6 only. */
+  readonly batchSize: number
   /** Chunks of other images that need not be stored again. */
   readonly knownChunks?: ChunkDictionary
 }
@@ -48,17 +47,14 @@ export async function buildLayer(
   options: LayerOptions,
   pool: CompressPool,
 ): Promise<BuiltLayer> {
-  const version = options.version ?? 6
   const built = await buildImage(
     { entries: () => readTar(decompressLayer(source, options.limits), options.limits) },
     await openBlobFile(path),
     {
       ...options,
-      version,
-      batchSize: options.batchSize ?? 0,
       alignedChunks: false,
       inlineBootstrap: true,
-      toc: version === 6,
+      toc: options.version === 6,
       blobOffset: 0,
       explicitOwners: true,
       prefetchPolicy: 'none',

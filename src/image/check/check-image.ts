@@ -11,6 +11,7 @@ import { type NydusImage, blobsOf, fetchNydusImage } from '../convert/nydus-imag
 import { fetchImageConfig, requireManifest } from '../convert/source-image.js'
 import { checkBootstrap } from '../read/check.js'
 import type { BlobPlace } from '../read/chunk-reader.js'
+import { walkTree } from '../read/walk-tree.js'
 import { compareTrees } from './compare-trees.js'
 import { type HashedTree, nydusTree, plainTree } from './image-tree.js'
 
@@ -146,10 +147,6 @@ function sameRuntimeConfig(a: ImageConfig, b: ImageConfig): boolean {
 
 function countNames({ root }: HashedTree): number {
   let names = 0
-  const open = [root]
-  for (let directory = open.pop(); directory; directory = open.pop()) {
-    names += directory.children.size
-    for (const child of directory.children.values()) if (child.type === 'directory') open.push(child)
-  }
+  for (const { path } of walkTree(root)) if (path !== '') names++
   return names
 }

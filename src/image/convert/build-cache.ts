@@ -144,7 +144,7 @@ export class BuildCache {
       layers: records.flatMap(({ blob, record }) => [blob, record]),
       annotations: {
         [CACHE_ANNOTATION.cache]: version,
-        [ANNOTATION.nydusFsVersion]: String(layer.version ?? 6),
+        [ANNOTATION.nydusFsVersion]: String(layer.version),
       },
     }
     const bytes = Buffer.from(JSON.stringify(manifest))

@@ -25,6 +25,7 @@ import {
   encodeNydusConfig,
   encodeNydusManifest,
   indexMediaType,
+  platformOf,
   targetMediaTypes,
 } from './nydus-documents.js'
 import { type Platforms, type SourceImage, fetchSourceImages } from './source-image.js'
@@ -212,7 +213,7 @@ class Conversion {
       config: { digest: sha256(config), sizeBytes: config.length },
       layers: dataLayers,
       bootstrap: { digest: bootstrap.digest, sizeBytes: bootstrap.bytes.length },
-      fsVersion: layer.version === 5 ? '5' : '6',
+      fsVersion: `${layer.version}`,
       source: image.descriptor,
       sourceReference: image.source.reference ? formatReference(image.source.reference) : image.source.name,
       builder,
@@ -222,14 +223,12 @@ class Conversion {
     await this.#put(config)
     const options = { signal: this.#signal, named }
     const { digest, size } = await target.putManifest(mediaTypes.manifest, manifest, options)
-    const { platform } = image.descriptor
-    const { os, architecture, variant } = platform ?? image.config
     return {
       entry: {
         mediaType: mediaTypes.manifest,
         digest,
         size,
-        platform: { os, architecture, ...(variant === undefined ? {} : { variant }) },
+        platform: platformOf(image.descriptor, image.config),
         kind: mergePlatform ? 'nydusTwin' : 'image',
       },
       sizeBytes: layers.reduce(
@@ -255,9 +254,7 @@ class Conversion {
         this.#uploadedBytes += await ensureBlob(target, blob, source, options)
       const { mediaType } = descriptor
       const { digest, size } = await target.putManifest(mediaType, bytes, { ...options, named: false })
-      const { os, architecture, variant } = descriptor.platform ?? config
-      const platform = { os, architecture, ...(variant === undefined ? {} : { variant }) }
-      entries.push({ mediaType, digest, size, platform, kind: 'image' })
+      entries.push({ mediaType, digest, size, platform: platformOf(descriptor, config), kind: 'image' })
     }
     return entries
   }

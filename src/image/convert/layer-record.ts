@@ -34,7 +34,7 @@ interface Facts {
 
 /** Digest of what decides how a layer is built: other options give another blob. */
 export function optionsDigest(options: LayerOptions, dictionary: { digest: string } | undefined): string {
-  const { chunkSize, compressor, digester, version = 6, batchSize = 0 } = options
+  const { chunkSize, compressor, digester, version, batchSize } = options
   const facts = { chunkSize, compressor, digester, version, batchSize, dictionary: dictionary?.digest }
   return sha256(Buffer.from(JSON.stringify(facts)))
 }
@@ -42,7 +42,7 @@ export function optionsDigest(options: LayerOptions, dictionary: { digest: strin
 /** The image that a tree of layers built with these options makes. */
 export function imageOf(
   root: DirectoryInode,
-  { chunkSize, compressor, digester, version = 6 }: LayerOptions,
+  { chunkSize, compressor, digester, version }: LayerOptions,
   prefetch: readonly ImageInode[] = [],
 ): Omit<RafsImage, 'blobs'> {
   return { version, chunkSize, compressor, digester, explicitOwners: true, root, prefetch }

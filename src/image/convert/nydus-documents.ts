@@ -1,6 +1,6 @@
 import { NYDUS_FEATURE } from '../../oci/platform.js'
 import { ANNOTATION } from '../../oci/annotations.js'
-import type { Descriptor, Manifest } from '../../oci/manifest.js'
+import type { Descriptor, ImageConfig, Manifest } from '../../oci/manifest.js'
 import { MEDIA_TYPE } from '../../oci/media-types.js'
 
 /** A layer of the image to be. */
@@ -114,6 +114,12 @@ export function encodeNydusManifest(parts: NydusManifestParts): Buffer {
 export function indexMediaType(entries: readonly IndexEntry[], oci: boolean): string {
   const isDocker = entries.some(({ mediaType }) => mediaType === MEDIA_TYPE.dockerManifest)
   return isDocker && !oci ? MEDIA_TYPE.dockerList : MEDIA_TYPE.ociIndex
+}
+
+/** What an index says of an image: the platform that the image is found under, or else the one its config names. */
+export function platformOf({ platform }: Descriptor, config: ImageConfig): IndexEntry['platform'] {
+  const { os, architecture, variant } = platform ?? config
+  return { os, architecture, ...(variant === undefined ? {} : { variant }) }
 }
 
 /** An index of images; a nydus twin is marked so that only who knows it takes it (rafs.md 5.4). */

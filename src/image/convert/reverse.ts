@@ -15,7 +15,7 @@ import type { Descriptor } from '../../oci/manifest.js'
 import { MEDIA_TYPE } from '../../oci/media-types.js'
 import { ChunkReader } from '../read/chunk-reader.js'
 import { unpackToTar } from '../read/unpack-tar.js'
-import { type IndexEntry, encodeIndex, indexMediaType } from './nydus-documents.js'
+import { type IndexEntry, encodeIndex, indexMediaType, platformOf } from './nydus-documents.js'
 import { type NydusImage, blobsOf, fetchNydusImage } from './nydus-image.js'
 import { type Platforms, requireManifest, selectEntries } from './source-image.js'
 import { WorkDirectory } from './work-directory.js'
@@ -126,8 +126,7 @@ class Reversal {
     await this.#put(manifest.config, () => [config])
     const bytes = Buffer.from(JSON.stringify(manifest))
     const { digest, size } = await target.putManifest(manifest.mediaType, bytes, { signal, named })
-    const { os, architecture, variant } = descriptor.platform ?? nydus.config
-    const platform = { os, architecture, ...(variant === undefined ? {} : { variant }) }
+    const platform = platformOf(descriptor, nydus.config)
     return {
       entry: { mediaType: manifest.mediaType, digest, size, platform, kind: 'image' },
       sizeBytes: layer.size + config.length,

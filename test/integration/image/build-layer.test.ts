@@ -131,7 +131,14 @@ async function build(
   compressor: LayerOptions['compressor'],
   pool: CompressPool,
 ): Promise<Image> {
-  const options: LayerOptions = { chunkSize: 1 << 20, compressor, digester: 'blake3', limits: DEFAULT_LIMITS }
+  const options: LayerOptions = {
+    chunkSize: 1 << 20,
+    compressor,
+    digester: 'blake3',
+    version: 6,
+    batchSize: 0,
+    limits: DEFAULT_LIMITS,
+  }
   const layers = []
   for (const [i, source] of sources.entries()) {
     const layer = await buildLayer(createReadStream(source), path.join(directory, `layer${i}`), options, pool)

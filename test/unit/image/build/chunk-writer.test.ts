@@ -188,6 +188,8 @@ t.test('a hole is one chunk of zeros, many times', async t => {
     chunkSize: MIB,
     compressor: 'zstd',
     digester: 'sha256',
+    version: 6,
+    batchSize: 0,
     limits: DEFAULT_LIMITS,
   }
   const sizeBytes = 40 * 2 ** 30
