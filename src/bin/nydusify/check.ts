@@ -63,18 +63,22 @@ async function check(flags: CheckFlags): Promise<void> {
   if (sourceArchive !== undefined && source === undefined)
     throw fault('USAGE', '--source-archive needs --source: the name of the image in it')
   const target = access(flags.target, targetArchive, flags.targetInsecure, plainHttp)
+  const original =
+    source === undefined ? undefined : access(source, sourceArchive, flags.sourceInsecure, plainHttp)
   const data = openData(flags)
-  await emptyDirectory(flags.workDir)
-  await withPair(target, platform, path.join(flags.workDir, 'target'), signal, async made => {
-    if (source === undefined) return
-    const original = access(source, sourceArchive, flags.sourceInsecure, plainHttp)
-    await withPair(original, platform, path.join(flags.workDir, 'source'), signal, async from => {
-      const tell = (difference: string): void => void process.stderr.write(`${difference}\n`)
-      const { files, names } = await compareImages(from, data ? { ...made, data } : made, tell, signal)
-      process.stdout.write(`${names} names and ${files} files are the same\n`)
+  try {
+    await emptyDirectory(flags.workDir)
+    await withPair(target, platform, path.join(flags.workDir, 'target'), signal, async made => {
+      if (original === undefined) return
+      await withPair(original, platform, path.join(flags.workDir, 'source'), signal, async from => {
+        const tell = (difference: string): void => void process.stderr.write(`${difference}\n`)
+        const { files, names } = await compareImages(from, data ? { ...made, data } : made, tell, signal)
+        process.stdout.write(`${names} names and ${files} files are the same\n`)
+      })
     })
-  })
-  await data?.close()
+  } finally {
+    await data?.close()
+  }
   process.stdout.write(`verified image ${flags.target}\n`)
 }
 
