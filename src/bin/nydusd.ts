@@ -124,14 +124,16 @@ async function singletonMain(options: SingletonOptions): Promise<void> {
   raiseOpenFiles(options.rlimitNofile, logger.warn.bind(logger))
   const runDirectory = options.runDir ?? dirname(options.apisock)
   mkdirSync(runDirectory, { recursive: true, mode: 0o700 })
-  const daemon = new Daemon({
+  const daemon = await Daemon.open({
     id: options.id ?? null,
     supervisor: options.supervisor ?? null,
-    cacheDirectory: existingDirectory(options.fscache),
-    ...(options.fscacheTag === undefined ? {} : { fscacheTag: options.fscacheTag }),
-    runDirectory,
+    kernel: {
+      cacheDirectory: existingDirectory(options.fscache),
+      ...(options.fscacheTag === undefined ? {} : { fscacheTag: options.fscacheTag }),
+      driver: options.driver,
+      runDirectory,
+    },
     apiSocket: options.apisock,
-    driver: options.driver,
     passive: options.upgrade,
     validate: options.validate,
     kept: readKeptDescriptors(process.env['NYDUS_KEPT_DESCRIPTORS']),

@@ -5,14 +5,12 @@
  * before anything slow; stopping leaves unanswered events to whoever holds the descriptors.
  */
 import type { Server } from 'node:http'
-import { ChunkCache } from '../cache/chunk-cache.js'
-import type { Driver } from '../cache/driver.js'
 import type { BlobCacheEntry, DaemonInfo, DescriptorInfo, InstanceInfo } from '../client/api.js'
 import { fault } from '../common/fault.js'
 import { LOG_LEVELS, type Logger, pinoLevel } from '../common/log.js'
 import { readVersion } from '../common/version.js'
-import { chooseDriver, type DriverChoice } from './choose-driver.js'
-import { Instances } from './instances.js'
+import { Caches } from './caches.js'
+import { KernelService, type KernelServiceOptions, type ServiceContext } from './kernel-service.js'
 import { blobcacheMetrics, type BlobcacheMetrics } from './metrics.js'
 import type { Actions } from './routes.js'
 import { serveApi } from './server.js'
@@ -21,11 +19,8 @@ import { StateMachine } from './state.js'
 export interface DaemonOptions {
   id: string | null
   supervisor: string | null
-  cacheDirectory: string
-  fscacheTag?: string
-  runDirectory: string
+  kernel: KernelServiceOptions
   apiSocket: string
-  driver: DriverChoice
   /** Stay in INIT and serve only after /api/v1/daemon/start. */
   passive: boolean
   validate: boolean
@@ -40,36 +35,28 @@ export class Daemon implements Actions {
   readonly #options: DaemonOptions
   readonly #logger: Logger
   readonly #state = new StateMachine()
-  readonly #cache: ChunkCache
-  readonly #driver: Driver
-  readonly #instances: Instances
+  readonly #caches: Caches
+  readonly #kernel: KernelService
   readonly #ended: Promise<void>
   #end: (stopped: Promise<void>) => void = () => undefined
   #stopping = false
   #server: Server | undefined
 
-  /** @throws DRIVER_UNSUPPORTED, CACHE_IO */
-  constructor(options: DaemonOptions) {
+  private constructor(options: DaemonOptions, caches: Caches, kernel: KernelService) {
     this.#options = options
     this.#logger = options.logger
+    this.#caches = caches
+    this.#kernel = kernel
     this.#ended = new Promise(resolve => (this.#end = resolve))
-    this.#cache = ChunkCache.open({ directory: options.cacheDirectory, logger: options.logger })
-    this.#driver = chooseDriver({
-      choice: options.driver,
-      cacheDirectory: options.cacheDirectory,
-      ...(options.fscacheTag === undefined ? {} : { fscacheTag: options.fscacheTag }),
-      runDirectory: options.runDirectory,
-      kept: options.kept,
-      logger: options.logger,
-    })
-    this.#instances = new Instances({
-      cache: this.#cache,
-      driver: this.#driver,
-      kept: options.kept,
-      validate: options.validate,
-      logger: options.logger,
-    })
-    if (!options.validate) this.#logger.warn('chunk digests are not checked: wrong bytes will not be noticed')
+  }
+
+  /** @throws DRIVER_UNSUPPORTED, STORE_LOCKED, CACHE_IO */
+  static async open(options: DaemonOptions): Promise<Daemon> {
+    const { kept, logger, validate } = options
+    if (!validate) logger.warn('chunk digests are not checked: wrong bytes will not be noticed')
+    const caches = new Caches(logger)
+    const context: ServiceContext = { caches, kept, validate, logger }
+    return new Daemon(options, caches, await KernelService.open(options.kernel, context))
   }
 
   /** Answers the API, and serves unless it is to wait for its start, until it is stopped. @throws ADDRESS_IN_USE */
@@ -88,12 +75,12 @@ export class Daemon implements Actions {
   }
 
   async #stop(): Promise<void> {
-    this.#logger.info({ instances: this.#instances.size }, 'stopping')
-    await this.#driver.stop()
+    this.#logger.info({ instances: this.#kernel.instances.size }, 'stopping')
+    await this.#kernel.driver.stop()
     this.#server?.close()
     this.#server?.closeAllConnections()
-    await this.#instances.close()
-    await this.#cache.close()
+    await this.#kernel.instances.close()
+    await this.#caches.closeAll()
   }
 
   info(): DaemonInfo {
@@ -110,7 +97,7 @@ export class Daemon implements Actions {
       supervisor,
       state: this.#state.state,
       backend_collection: {},
-      driver: this.#driver.name,
+      driver: this.#kernel.driver.name,
       pid: process.pid,
     }
   }
@@ -128,7 +115,7 @@ export class Daemon implements Actions {
 
   async start(): Promise<void> {
     if (this.#state.state === 'INIT') await this.#state.apply('mount')
-    await this.#state.apply('start', () => this.#driver.start())
+    await this.#state.apply('start', () => this.#kernel.driver.start())
     for (const [name, fd] of this.#options.kept) {
       this.#logger.warn({ name, fd }, 'a kept descriptor belongs to no bound image')
     }
@@ -141,41 +128,43 @@ export class Daemon implements Actions {
   }
 
   descriptors(): DescriptorInfo[] {
-    return this.#driver.descriptors().map(({ name, fd }) => ({ name, fd }))
+    return this.#kernel.driver.descriptors().map(({ name, fd }) => ({ name, fd }))
   }
 
   async bind(entry: BlobCacheEntry): Promise<void> {
-    await this.#instances.bind(entry)
+    await this.#kernel.instances.bind(entry)
   }
 
   async unbind(domainId: string, id: string | undefined): Promise<void> {
-    await (id === undefined ? this.#instances.unbindDomain(domainId) : this.#instances.unbind(domainId, id))
+    await (id === undefined
+      ? this.#kernel.instances.unbindDomain(domainId)
+      : this.#kernel.instances.unbind(domainId, id))
   }
 
   instances(domainId: string | undefined, id: string | undefined): InstanceInfo[] {
-    return this.#instances.list(domainId, id)
+    return this.#kernel.instances.list(domainId, id)
   }
 
   mounted(domainId: string, id: string): void {
-    this.#instances.mounted(domainId, id)
+    this.#kernel.instances.mounted(domainId, id)
   }
 
   /** Upstream serves file-system statistics here; a kernel path has none: the driver's events take their place. */
   metrics(): unknown {
-    const { eventsAnswered, eventsDenied, eventsPending } = this.#driver.stats()
+    const { eventsAnswered, eventsDenied, eventsPending } = this.#kernel.driver.stats()
     return {
-      driver: this.#driver.name,
-      instances: this.#instances.size,
+      driver: this.#kernel.driver.name,
+      instances: this.#kernel.instances.size,
       events_answered: eventsAnswered,
       events_denied: eventsDenied,
       events_pending: eventsPending,
-      cache: { ...this.#cache.counters, held_bytes: this.#cache.heldBytes },
+      cache: { ...this.#kernel.cache.counters, held_bytes: this.#kernel.cache.heldBytes },
     }
   }
 
   blobcacheMetrics(id: string | undefined): BlobcacheMetrics {
-    const blobs = this.#instances.blobs(id)
+    const blobs = this.#kernel.instances.blobs(id)
     if (id !== undefined && blobs.length === 0) throw fault('INSTANCE_UNKNOWN', `no image is bound as ${id}`)
-    return blobcacheMetrics(this.#options.cacheDirectory, blobs, this.#cache.counters)
+    return blobcacheMetrics(this.#kernel.cache.directory, blobs, this.#kernel.cache.counters)
   }
 }

@@ -1,18 +1,13 @@
-import { copyFileSync, existsSync, renameSync } from 'node:fs'
-import { dirname, join } from 'node:path'
 import { createBackend } from '../backend/create.js'
-import type { Backend, BlobReader } from '../backend/reader.js'
-import { BlobMetaSource } from '../cache/blob-meta-source.js'
 import type { CachedBlob } from '../cache/cached-blob.js'
 import type { ChunkCache } from '../cache/chunk-cache.js'
 import type { Driver, Instance, MountPlan } from '../cache/driver.js'
 import type { BlobCacheEntry, InstanceInfo } from '../client/api.js'
-import { FileSource } from '../common/byte-source.js'
 import { fault } from '../common/fault.js'
 import type { Logger } from '../common/log.js'
-import { type BlobEntry, requireServable } from '../erofs/blob-table.js'
 import { Bootstrap } from '../erofs/bootstrap.js'
 import { findCanary } from './canary.js'
+import { Image } from './image.js'
 
 export interface InstancesOptions {
   cache: ChunkCache
@@ -23,19 +18,11 @@ export interface InstancesOptions {
   logger: Logger
 }
 
-interface OpenBlob {
-  readonly blob: CachedBlob
-  readonly reader: BlobReader
-}
-
 interface Bound {
   readonly instance: Instance
   readonly bootstrap: Bootstrap
-  readonly source: FileSource
-  readonly backend: Backend
-  readonly open: readonly OpenBlob[]
+  readonly image: Image
   readonly plan: MountPlan
-  readonly proberPid: number
 }
 
 /** The images of the daemon: each a bootstrap, a backend, and blobs of the cache, known to the driver. */
@@ -72,7 +59,7 @@ export class Instances {
       const bound = this.#find(key)
       this.#bound.delete(key)
       await this.#options.driver.detach(key)
-      await this.#close(bound)
+      await bound.image.close()
     })
   }
 
@@ -87,8 +74,7 @@ export class Instances {
   list(domainId: string | undefined, id: string | undefined): InstanceInfo[] {
     if (domainId !== undefined && id !== undefined) {
       const bound = this.#find(keyOf(domainId, id))
-      const blobs = bound.open.map(({ blob }) => blob)
-      return [{ ...this.#describe(bound), canary: findCanary(bound.bootstrap, blobs) }]
+      return [{ ...this.#describe(bound), canary: findCanary(bound.bootstrap, bound.image.blobs) }]
     }
     const found = [...this.#bound.values()].filter(
       ({ instance }) =>
@@ -109,91 +95,48 @@ export class Instances {
   /** Every blob that an instance uses, once. */
   blobs(id?: string): CachedBlob[] {
     const chosen = [...this.#bound.values()].filter(({ instance }) => id === undefined || instance.id === id)
-    return [...new Set(chosen.flatMap(({ open }) => open.map(({ blob }) => blob)))]
+    return [...new Set(chosen.flatMap(({ image }) => image.blobs))]
   }
 
   async close(): Promise<void> {
-    for (const bound of this.#bound.values()) await bound.backend.close()
+    for (const { image } of this.#bound.values()) await image.backend.close()
   }
 
   async #open(key: string, entry: BlobCacheEntry): Promise<Bound> {
-    const { driver, logger } = this.#options
+    const { cache, driver, kept, validate, logger } = this.#options
     const { config } = entry
     const backend = createBackend(config.backend_type, config.backend_config, { logger })
-    const open: OpenBlob[] = []
-    let source: FileSource | undefined
+    const bootstrapPath = config.metadata_path
+    const image = await Image.open({ bootstrapPath, backend, cache, kept, validate, logger })
     try {
-      source = new FileSource(config.metadata_path)
-      const bootstrap = Bootstrap.open(source)
-      for (const blob of bootstrap.blobs) {
-        // Told now, not by every read.
-        requireServable(blob)
-        open.push(await this.#openBlob(bootstrap, blob, backend, config.metadata_path))
-      }
+      const bootstrap = Bootstrap.open(image.source)
       const instance: Instance = {
         key,
         domainId: entry.domain_id,
         id: entry.id,
-        bootstrapPath: config.metadata_path,
-        bootstrap: source,
-        blobs: open.map(({ blob }) => blob),
+        bootstrapPath,
+        bootstrap: image.source,
+        blobs: image.blobs,
       }
-      const proberPid = entry.prober_pid ?? 0
-      driver.setProber(proberPid)
+      driver.setProber(entry.prober_pid ?? 0)
       const plan = await driver.attach(instance)
-      logger.info({ instance: key, metadataPath: config.metadata_path, blobs: open.length }, 'image bound')
-      return { instance, bootstrap, source, backend, open, plan, proberPid }
+      logger.info({ instance: key, metadataPath: bootstrapPath, blobs: image.blobs.length }, 'image bound')
+      return { instance, bootstrap, image, plan }
     } catch (err) {
-      for (const { blob, reader } of open) await this.#options.cache.closeBlob(blob, reader)
-      source?.close()
-      await backend.close()
+      await image.close()
       throw err
     }
   }
 
-  async #openBlob(bootstrap: Bootstrap, entry: BlobEntry, backend: Backend, path: string): Promise<OpenBlob> {
-    const { cache, kept, logger, validate } = this.#options
-    const reader = backend.open(entry.blobId)
-    adoptShippedMeta(path, cache.directory, entry.blobId)
-    const checks = bootstrap.chunkDigests(entry.index)
-    const name = `fill:${entry.blobId}`
-    const fillFd = kept.get(name)
-    kept.delete(name)
-    const blob = await cache.openBlob({
-      blobId: entry.blobId,
-      sizeBytes: entry.uncompressedSize,
-      chunkCount: entry.chunkCount,
-      layoutSource: new BlobMetaSource({
-        directory: cache.directory,
-        blobId: entry.blobId,
-        blob: entry,
-        checks,
-        reader,
-        validate,
-        logger,
-      }),
-      reader,
-      validate,
-      ...(fillFd === undefined ? {} : { fillFd }),
-    })
-    return { blob, reader }
-  }
-
-  async #close(bound: Bound): Promise<void> {
-    for (const { blob, reader } of bound.open) await this.#options.cache.closeBlob(blob, reader)
-    bound.source.close()
-    await bound.backend.close()
-  }
-
   #describe(bound: Bound): InstanceInfo {
-    const { instance, open, plan } = bound
+    const { instance, image, plan } = bound
     return {
       id: instance.id,
       domain_id: instance.domainId,
       metadata_path: instance.bootstrapPath,
       driver: this.#options.driver.name,
       mount: plan.kind === 'file' ? { ...plan, devices: [...plan.devices] } : plan,
-      blobs: open.map(({ blob }) => ({
+      blobs: image.blobs.map(blob => ({
         blob_id: blob.blobId,
         size_bytes: blob.sizeBytes,
         complete: blob.complete,
@@ -225,16 +168,4 @@ export class Instances {
 
 function keyOf(domainId: string, id: string): string {
   return `${domainId}/${id}`
-}
-
-/**
- * Converters ship the blobs' metadata beside the bootstrap: with it the first read asks the backend for data only.
- * Whether it is sound is seen when it is parsed.
- */
-function adoptShippedMeta(bootstrapPath: string, cacheDirectory: string, blobId: string): void {
-  const shipped = join(dirname(bootstrapPath), `${blobId}.blob.meta`)
-  const target = join(cacheDirectory, `${blobId}.blob.meta`)
-  if (existsSync(target) || !existsSync(shipped)) return
-  copyFileSync(shipped, `${target}.shipped`)
-  renameSync(`${target}.shipped`, target)
 }

@@ -1,0 +1,116 @@
+/**
+ * What every way of serving an image needs of it: its bootstrap, its backend, and its blobs open in a chunk cache.
+ * Opening asks no network.
+ */
+import { copyFileSync, existsSync, renameSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import type { Backend, BlobReader } from '../backend/reader.js'
+import { BlobMetaSource } from '../cache/blob-meta-source.js'
+import type { CachedBlob } from '../cache/cached-blob.js'
+import type { ChunkCache } from '../cache/chunk-cache.js'
+import { FileSource } from '../common/byte-source.js'
+import type { Logger } from '../common/log.js'
+import { type BlobEntry, requireServable } from '../erofs/blob-table.js'
+import { Bootstrap } from '../erofs/bootstrap.js'
+
+export interface ImageOptions {
+  readonly bootstrapPath: string
+  /** The image's from here on: closed with it, and when opening fails. */
+  readonly backend: Backend
+  readonly cache: ChunkCache
+  readonly validate: boolean
+  readonly logger: Logger
+  /** Fill descriptors of a predecessor, by name; those that are used are taken out. */
+  readonly kept?: Map<string, number>
+}
+
+interface OpenBlob {
+  readonly blob: CachedBlob
+  readonly reader: BlobReader
+}
+
+export class Image {
+  readonly bootstrapPath: string
+  readonly source: FileSource
+  readonly backend: Backend
+  /** In the order of the image's blob table. */
+  readonly blobs: readonly CachedBlob[]
+  readonly #cache: ChunkCache
+  readonly #open: readonly OpenBlob[]
+
+  private constructor(options: ImageOptions, source: FileSource, open: readonly OpenBlob[]) {
+    this.bootstrapPath = options.bootstrapPath
+    this.backend = options.backend
+    this.source = source
+    this.#cache = options.cache
+    this.#open = open
+    this.blobs = open.map(({ blob }) => blob)
+  }
+
+  /** @throws FILE_MISSING, FILE_UNREADABLE, RAFS_*, CONFIG_INVALID, CACHE_* */
+  static async open(options: ImageOptions): Promise<Image> {
+    const { backend, bootstrapPath, cache } = options
+    const open: OpenBlob[] = []
+    let source: FileSource | undefined
+    try {
+      source = new FileSource(bootstrapPath)
+      const bootstrap = Bootstrap.open(source)
+      for (const entry of bootstrap.blobs) {
+        // Told now, not by every read.
+        requireServable(entry)
+        open.push(await openBlob(bootstrap, entry, options))
+      }
+      return new Image(options, source, open)
+    } catch (err) {
+      for (const { blob, reader } of open) await cache.closeBlob(blob, reader)
+      source?.close()
+      await backend.close()
+      throw err
+    }
+  }
+
+  async close(): Promise<void> {
+    for (const { blob, reader } of this.#open) await this.#cache.closeBlob(blob, reader)
+    this.source.close()
+    await this.backend.close()
+  }
+}
+
+async function openBlob(bootstrap: Bootstrap, entry: BlobEntry, options: ImageOptions): Promise<OpenBlob> {
+  const { backend, bootstrapPath, cache, kept, logger, validate } = options
+  const reader = backend.open(entry.blobId)
+  adoptShippedMeta(bootstrapPath, cache.directory, entry.blobId)
+  const name = `fill:${entry.blobId}`
+  const fillFd = kept?.get(name)
+  kept?.delete(name)
+  const blob = await cache.openBlob({
+    blobId: entry.blobId,
+    sizeBytes: entry.uncompressedSize,
+    chunkCount: entry.chunkCount,
+    layoutSource: new BlobMetaSource({
+      directory: cache.directory,
+      blobId: entry.blobId,
+      blob: entry,
+      checks: bootstrap.chunkDigests(entry.index),
+      reader,
+      validate,
+      logger,
+    }),
+    reader,
+    validate,
+    ...(fillFd === undefined ? {} : { fillFd }),
+  })
+  return { blob, reader }
+}
+
+/**
+ * Converters ship the blobs' metadata beside the bootstrap: with it the first read asks the backend for data only.
+ * Whether it is sound is seen when it is parsed.
+ */
+function adoptShippedMeta(bootstrapPath: string, cacheDirectory: string, blobId: string): void {
+  const shipped = join(dirname(bootstrapPath), `${blobId}.blob.meta`)
+  const target = join(cacheDirectory, `${blobId}.blob.meta`)
+  if (existsSync(target) || !existsSync(shipped)) return
+  copyFileSync(shipped, `${target}.shipped`)
+  renameSync(`${target}.shipped`, target)
+}
