@@ -40,7 +40,7 @@
 #include <unistd.h>
 
 #define EXPORT __attribute__((visibility("default")))
-#define ABI 3
+#define ABI 4
 
 static int64_t result_of(long value) { return value < 0 ? -errno : value; }
 
@@ -552,6 +552,12 @@ EXPORT int32_t nydus_pidfd_getfd(int32_t pidfd, int32_t fd)
 EXPORT int32_t nydus_pidfd_send_signal(int32_t pidfd, int32_t signal_number)
 {
 	return (int32_t)result_of(syscall(SYS_pidfd_send_signal, pidfd, signal_number, NULL, 0));
+}
+
+/* Ends every thread at once (exit_group), those that are blocked in the kernel included; no exit handler runs. */
+EXPORT int32_t nydus_end_process(int32_t status)
+{
+	_exit(status);
 }
 
 EXPORT int32_t nydus_dup_above(int32_t fd, int32_t lowest)

@@ -8,6 +8,7 @@
  */
 import type { CachedBlob } from '../cache/cached-blob.js'
 import type { KeptDescriptor } from '../cache/driver.js'
+import type { Logger } from '../common/log.js'
 
 /** An image as the server shows it. */
 export interface ServedImage {
@@ -83,29 +84,55 @@ export interface InflightRequest {
 /** What a successor needs beside the descriptor: the kernel sends INIT only once, and knows inode numbers. JSON. */
 export interface FuseState {
   readonly version: 1
+  /** Names of the INIT flags and limits that were agreed upon. */
   readonly init: Readonly<Record<string, number>>
-  /** Index (the upper part of inode numbers) of each shown image, and of each made-up directory. */
-  readonly images: readonly { readonly path: string; readonly index: number }[]
-  readonly directories: readonly { readonly path: string; readonly ino: number }[]
-  readonly nextIndex: number
+  /** Number of each shown image: its inodes have their numbers from it. */
+  readonly images: readonly { readonly path: string; readonly sequence: number }[]
+  /** Made-up directories, with the inode number of the directory that each is in. */
+  readonly directories: readonly { readonly path: string; readonly ino: number; readonly parent: number }[]
+  readonly nextSequence: number
+  readonly nextDirectory: number
   /** Of /sys/fs/fuse/connections. */
   readonly connection: number
+  /** Times of the made-up directories. */
+  readonly createdSec: number
+}
+
+/** How a successor gets at requests that its predecessor has read and not answered. */
+export type FailoverPolicy = 'none' | 'resend' | 'flush'
+
+export interface FuseServerOptions {
+  /** An existing directory. */
+  readonly mountpoint: string
+  readonly logger: Logger
+  /** Threads that take requests. Default: as many as processors, at most 4. */
+  readonly workers?: number
+  /** How far the kernel reads ahead: the size of one READ of a sequential reader, up to 1024. */
+  readonly readAheadKb?: number
+  /** Default `resend`. */
+  readonly failover?: FailoverPolicy
+  /** The mount of a predecessor is taken over, without mounting; the descriptor is the server's from then on. */
+  readonly predecessor?: { readonly state: FuseState; readonly sessionFd: number }
 }
 
 export interface FuseServer {
   /** Absolute and real. */
   readonly mountpoint: string
-  /** Shows an image; returns when every later request sees it. @throws INSTANCE_EXISTS, RAFS_*, CONFIG_INVALID */
+  /**
+   * Shows an image; returns when every later request sees it. What was at its path is covered until it is hidden.
+   * @throws INSTANCE_EXISTS, RAFS_*, CONFIG_INVALID (no such path)
+   */
   show(image: ServedImage): Promise<void>
   /**
    * Hides it: names below it are forgotten by the kernel, later requests for its inodes fail with ESTALE. Returns when no
-   * worker uses its descriptors any more. @throws INSTANCE_UNKNOWN
+   * worker uses its descriptors any more. Made-up directories go with the last image below them.
+   * @throws INSTANCE_UNKNOWN, INSTANCE_BUSY (another image is shown inside this one)
    */
   hide(path: string): Promise<void>
   /** Begins to take requests; with descriptors of a predecessor the kernel is asked to send again what that one left. */
   start(): Promise<void>
   state(): FuseState
-  /** Everything that a successor needs, at this moment. */
+  /** The kept descriptor: `fuse:session`. */
   descriptors(): KeptDescriptor[]
   /** @throws INSTANCE_UNKNOWN */
   stats(path: string): ImageStats

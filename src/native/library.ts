@@ -6,7 +6,7 @@ import { syscallFault } from './errno.js'
 import { type Arguments, type CType, openForeignLibrary } from './foreign.js'
 
 /** Must equal `ABI` of native/ioctl.c: raised together whenever a signature below changes. */
-const ABI = 3
+const ABI = 4
 
 /** The functions of native/ioctl.c: result and arguments. A `pointer` is a Buffer, alive during the call. */
 const SIGNATURES = {
@@ -27,6 +27,7 @@ const SIGNATURES = {
   nydus_pidfd_open: ['int32', ['int32']],
   nydus_pidfd_getfd: ['int32', ['int32', 'int32']],
   nydus_pidfd_send_signal: ['int32', ['int32', 'int32']],
+  nydus_end_process: ['int32', ['int32']],
   nydus_dup_above: ['int32', ['int32', 'int32']],
   nydus_dup_onto: ['int32', ['int32', 'int32']],
   nydus_cloexec: ['int32', ['int32', 'int32']],

@@ -1,7 +1,7 @@
 import { chmod, chown, lstat, mkdir, mkdtemp, open, readdir, rename, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { fault, hasErrno } from '../common/fault.js'
-import { readMountTable } from '../supervisor/mount-table.js'
+import { readMountTable } from '../native/mount-table.js'
 import { LABELS, mappedRoot } from './labels.js'
 import type { Labels } from './snapshots.js'
 

@@ -6,7 +6,7 @@ import { asFault, fault, hasErrno } from '../common/fault.js'
 import type { Logger } from '../common/log.js'
 import { probeRead } from '../native/file.js'
 import { mountErofs, unmount } from '../native/mount.js'
-import { findMount } from './mount-table.js'
+import { findMount } from '../native/mount-table.js'
 import { listBackingDevices, listNew, listSuperblocks, setReadAhead } from './superblock.js'
 
 /** How long the kernel may take over a mount or an unmount that waits for the daemon. */

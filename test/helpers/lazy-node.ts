@@ -11,7 +11,7 @@ import type { Test } from 'tap'
 import { DaemonClient } from '../../src/client/daemon-client.js'
 import { LABELS } from '../../src/snapshotter/labels.js'
 import type { Mount } from '../../src/snapshotter/snapshots.js'
-import { type MountEntry, readMountTable } from '../../src/supervisor/mount-table.js'
+import { type MountEntry, readMountTable } from '../../src/native/mount-table.js'
 import {
   type ContainerdOptions,
   type CtrResult,

@@ -12,7 +12,7 @@ import type { Logger } from '../../common/log.js'
 import { Store } from '../../common/store.js'
 import type { ImagePair } from '../../image/check/check-image.js'
 import type { BackendConfig, BackendConfigSource } from '../../supervisor/image-mounts.js'
-import { findMount } from '../../supervisor/mount-table.js'
+import { findMount } from '../../native/mount-table.js'
 import { Supervisor } from '../../supervisor/supervisor.js'
 
 export interface MountRequest {

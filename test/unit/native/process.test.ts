@@ -71,3 +71,23 @@ t.test('waiting can be aborted, before and meanwhile', async t => {
   abort.abort()
   await t.rejects(waiting, { code: 'CANCELLED' })
 })
+
+t.test('the end of a process with a thread that is blocked in the kernel', async t => {
+  const script = `
+    import { Worker } from 'node:worker_threads'
+    import { endProcess } from '${path.resolve(import.meta.dirname, '../../../src/native/process.js')}'
+    process.on('exit', () => console.log('exit handler'))
+    const worker = new Worker("require('fs').writeSync(1, 'blocks\\\\n'); require('fs').readSync(0, Buffer.alloc(1))", { eval: true })
+    worker.on('exit', () => console.log('worker ended'))
+    process.on('SIGTERM', () => endProcess(42))`
+  const child = spawn(process.execPath, ['--input-type=module', '-e', script], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+  })
+  t.teardown(() => child.kill('SIGKILL'))
+  let said = ''
+  child.stdout.on('data', bytes => (said += String(bytes)))
+  await once(child.stdout, 'data')
+  child.kill('SIGTERM')
+  t.same(await once(child, 'close'), [42, null])
+  t.equal(said, 'blocks\n', 'nothing else runs')
+})

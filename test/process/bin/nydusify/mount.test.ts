@@ -13,7 +13,7 @@ import { sha256 } from '../../../../src/common/digest.js'
 import { fixedCredential } from '../../../../src/oci/credentials.js'
 import { RegistryClient } from '../../../../src/oci/registry-client.js'
 import { identify } from '../../../../src/supervisor/daemon-process.js'
-import { readMountTable } from '../../../../src/supervisor/mount-table.js'
+import { readMountTable } from '../../../../src/native/mount-table.js'
 import {
   type DockerRegistry,
   missingDockerRegistry,

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import fc from 'fast-check'
 import t from 'tap'
-import { findMount, parseMountInfo, readMountTable } from '../../../src/supervisor/mount-table.js'
+import { findMount, parseMountInfo, readMountTable } from '../../../src/native/mount-table.js'
 
 t.test('the fields of a line, with any number of optional ones', async t => {
   const text = [
@@ -11,15 +11,33 @@ t.test('the fields of a line, with any number of optional ones', async t => {
     '',
   ].join('\n')
   t.same(parseMountInfo(text), [
-    { mountpoint: '/mnt2', fsType: 'ext3', source: '/dev/root', superOptions: 'rw,errors=continue' },
-    { mountpoint: '/images/1/mnt', fsType: 'erofs', source: 'none', superOptions: 'ro,fsid=abc,domain_id=d' },
-    { mountpoint: '/a b\tc\\d\ne', fsType: 'tmpfs', source: 'with space', superOptions: 'rw' },
+    {
+      device: '98:0',
+      mountpoint: '/mnt2',
+      fsType: 'ext3',
+      source: '/dev/root',
+      superOptions: 'rw,errors=continue',
+    },
+    {
+      device: '0:52',
+      mountpoint: '/images/1/mnt',
+      fsType: 'erofs',
+      source: 'none',
+      superOptions: 'ro,fsid=abc,domain_id=d',
+    },
+    {
+      device: '0:53',
+      mountpoint: '/a b\tc\\d\ne',
+      fsType: 'tmpfs',
+      source: 'with space',
+      superOptions: 'rw',
+    },
   ])
 })
 
 t.test('a mountpoint or root that is a dash is not the separator', async t => {
   t.same(parseMountInfo('36 35 98:0 - - rw - ext4 /dev/sda rw'), [
-    { mountpoint: '-', fsType: 'ext4', source: '/dev/sda', superOptions: 'rw' },
+    { device: '98:0', mountpoint: '-', fsType: 'ext4', source: '/dev/sda', superOptions: 'rw' },
   ])
 })
 

@@ -2,6 +2,8 @@ import { readFileSync } from 'node:fs'
 
 /** One line of mountinfo, proc(5): what is mounted where. */
 export interface MountEntry {
+  /** st_dev of its files: `major:minor`. */
+  readonly device: string
   readonly mountpoint: string
   readonly fsType: string
   /** As the kernel shows it: the file or device, or `none`. */
@@ -19,6 +21,7 @@ export function parseMountInfo(text: string): MountEntry[] {
     const mountpoint = fields[4]
     if (separator < 0 || mountpoint === undefined) continue
     entries.push({
+      device: fields[2] ?? '',
       mountpoint: unescape(mountpoint),
       fsType: fields[separator + 1] ?? '',
       source: unescape(fields[separator + 2] ?? ''),
