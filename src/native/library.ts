@@ -46,6 +46,8 @@ const SIGNATURES = {
   nydus_set_times: ['int32', ['pointer', 'int64', 'int64']],
   nydus_mount_id: ['int32', ['pointer', 'pointer']],
   nydus_real_time: ['int32', ['pointer']],
+  nydus_job_send_state: ['int32', ['pointer', 'pointer', 'uint32', 'int32']],
+  nydus_job_receive_state: ['int32', ['pointer']],
   nydus_notify: ['int32', ['pointer', 'pointer', 'pointer', 'uint32']],
 } as const satisfies Record<string, readonly [CType, readonly CType[]]>
 
