@@ -49,15 +49,14 @@ export class LayerTree {
     const name = entry.path.at(-1)
     if (name === undefined) {
       // Container runtimes ignore what is not one.
-      if (entry.type === 'directory') Object.assign(this.root, attributes, { implicit: false })
+      if (entry.type === 'directory') describeDirectory(this.root, attributes)
       return
     }
     const parent = this.#parentOf(entry)
     if (entry.type === 'directory') {
       const known = parent.children.get(name)
       const directory = known?.type === 'directory' ? known : newDirectory()
-      describeAgain(directory, attributes)
-      directory.implicit = false
+      describeDirectory(directory, attributes)
       parent.children.set(ownCopy(name), directory)
       return
     }
@@ -216,6 +215,11 @@ const MIN_VIEW_LENGTH = 13
 /** A name that does not keep the whole path in memory that it was cut from. */
 function ownCopy(name: string): string {
   return name.length < MIN_VIEW_LENGTH ? name : Buffer.from(name, 'latin1').toString('latin1')
+}
+
+function describeDirectory(directory: DirectoryInode, attributes: InodeAttributes): void {
+  describeAgain(directory, attributes)
+  directory.implicit = false
 }
 
 /** Extended attributes add up where an archive describes an inode again, as they do where containers are unpacked. */

@@ -77,6 +77,22 @@ t.test('a hard link brings its own attributes, as where containers are unpacked'
   t.same([...(children.get('f')?.xattrs?.keys() ?? [])], ['user.a', 'user.b'])
 })
 
+t.test(
+  'a directory that is described again keeps the attributes that only the first description has',
+  async t => {
+    const described = (name: string, uid: number, xattr: string): TarItem => ({
+      ...dir(name, uid),
+      pax: { [`SCHILY.xattr.user.${xattr}`]: xattr },
+    })
+    for (const name of ['./', 'd/']) {
+      const tree = await root(described(name, 1, 'a'), described(name, 2, 'b'), dir(name, 3))
+      const directory = name === './' ? tree : tree.children.get('d')
+      t.match(directory, { uid: 3, implicit: false }, name)
+      t.same([...(directory?.xattrs?.keys() ?? [])], ['user.a', 'user.b'], name)
+    }
+  },
+)
+
 t.test('symbolic links on the way to an entry are followed within the layer', async t => {
   const tree = await root(
     dir('usr/lib', 1),
