@@ -12,7 +12,8 @@ const NOT_SUPERBLOCKS = new Set(['features'])
  * How far the kernel reads ahead on an image's mount, set on purpose rather than left to the distribution: it is also
  * the size of one fanotify event and of one FUSE or cachefiles READ of a sequential reader. A page fault reads a whole
  * window around it, and each window that reaches into another chunk pulls it in: 256 KiB fetch 3 % more at the start of
- * a program than 128 KiB do, and halve the events of whoever reads in a row, which is a twentieth of a cold read.
+ * a program than 128 KiB do, and halve the events of whoever reads in a row: a cold read rises from 0.43–0.50 to
+ * 0.46–0.51 of the rate at which curl fetches the same bytes.
  */
 const READ_AHEAD_KB = 256
 
