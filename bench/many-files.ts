@@ -13,7 +13,7 @@ import path from 'node:path'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { createGzip } from 'node:zlib'
-import { encodeTarHeader, tarEnd, tarPadding, type TarItem } from '../src/image/read/tar-header.js'
+import { encodeTarHeader, tarEnd, tarPadding, type TarItem } from '../src/image/read/encode-tar.js'
 import { machineLine } from './figures.js'
 
 const MIB = 1 << 20

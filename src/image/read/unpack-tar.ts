@@ -7,7 +7,7 @@ import {
   encodeTarHeader,
   tarEnd,
   tarPadding,
-} from './tar-header.js'
+} from './encode-tar.js'
 import { walkTree } from './walk-tree.js'
 
 /** Takes the bytes of an archive in order; it may keep them. Ready for more when it resolves. */

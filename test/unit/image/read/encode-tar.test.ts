@@ -1,5 +1,5 @@
 import t from 'tap'
-import { type TarItem, encodeTarHeader, tarEnd } from '../../../../src/image/read/tar-header.js'
+import { type TarItem, encodeTarHeader, tarEnd } from '../../../../src/image/read/encode-tar.js'
 import { type TarEntry, readTar } from '../../../../src/image/tar/tar-reader.js'
 
 const plain: TarItem = {
