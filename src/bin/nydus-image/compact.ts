@@ -1,5 +1,6 @@
 import path from 'node:path'
 import { type Command, InvalidArgumentError, Option } from 'commander'
+import { LocalFsBackend } from '../../backend/localfs.js'
 import type { Backend } from '../../backend/reader.js'
 import { replaceFile } from '../../common/replace-file.js'
 import { encodeImage } from '../../erofs/encode-image.js'
@@ -7,13 +8,15 @@ import { openBlobDirectory } from '../../image/build/blob-output.js'
 import { compactImage } from '../../image/build/compact.js'
 import { CompressPool } from '../../image/build/compress-pool.js'
 import { ChunkReader } from '../../image/read/chunk-reader.js'
+import type { BackendConfigFlags } from '../backend-config.js'
 import { openChunkDict } from './merge.js'
-import { type BlobFlags, OpenBootstrap, openBlobs } from './open-image.js'
+import { OpenBootstrap, openBackend } from './open-image.js'
 import { logLevelOption } from './options.js'
 import { writeReport } from './report.js'
 
-interface CompactFlags extends BlobFlags {
+interface CompactFlags extends BackendConfigFlags {
   readonly bootstrap: string
+  readonly backendType?: string
   readonly blobDir: string
   readonly minUsedRatio: number
   readonly compactBlobSize: number
@@ -61,26 +64,27 @@ export function addCompact(command: Command): void {
 }
 
 async function compact(flags: CompactFlags): Promise<void> {
+  const { backendType, blobDir } = flags
+  const backend =
+    backendType === undefined ? new LocalFsBackend({ dir: blobDir }) : openBackend(backendType, flags)
+  try {
+    await compactFrom(backend, flags)
+  } finally {
+    await backend.close()
+  }
+}
+
+async function compactFrom(backend: Backend, flags: CompactFlags): Promise<void> {
   const output = flags.outputBootstrap ?? defaultOutput(flags.bootstrap)
   const dictionary = flags.chunkDict === undefined ? undefined : openChunkDict(flags.chunkDict)
   const bootstrap = OpenBootstrap.open(flags.bootstrap)
   const pool = new CompressPool()
-  let backend: Backend | undefined
   try {
     const image = bootstrap.load()
-    const { blobDir, ...remote } = flags
-    backend = openBlobs('compact', flags.backendType === undefined ? { blobDir } : remote, image.blobs.length)
-    const reader = new ChunkReader(
-      backend ?? {
-        open: blobId => {
-          throw new Error(blobId)
-        },
-      },
-    )
     const done = await compactImage(
       image,
-      reader,
-      () => openBlobDirectory(blobDir),
+      new ChunkReader(backend),
+      () => openBlobDirectory(flags.blobDir),
       { ...flags, dictionary },
       pool,
     )
@@ -97,7 +101,6 @@ async function compact(flags: CompactFlags): Promise<void> {
     }
   } finally {
     await pool.close()
-    await backend?.close()
     bootstrap.close()
   }
 }

@@ -1,14 +1,11 @@
 import { existsSync } from 'node:fs'
 import path from 'node:path'
 import { type Command, Option } from 'commander'
-import { type ByteSource, FileSource, MemorySource } from '../../common/byte-source.js'
 import { isBlobId } from '../../common/digest.js'
 import { fault } from '../../common/fault.js'
 import { replaceFileWith } from '../../common/replace-file.js'
 import { BlobPool } from '../../erofs/blob-pool.js'
 import { encodeImagePieces } from '../../erofs/encode-image.js'
-import { detectFormat } from '../../erofs/superblock.js'
-import { extractBootstrap } from '../../erofs/toc.js'
 import { ChunkDict } from '../../image/build/chunk-dict.js'
 import { ImageMerger, type SourceBlob } from '../../image/build/merge-images.js'
 import { OpenBootstrap } from './open-image.js'
@@ -59,12 +56,11 @@ async function merge(sources: readonly string[], flags: MergeFlags): Promise<voi
   const merger = new ImageMerger(dictionary)
   const { parentBootstrap } = flags
   if (parentBootstrap !== undefined)
-    withBootstrap(parentBootstrap, undefined, bytes => merger.addParent(parentBootstrap, bytes))
-  sources.forEach((source, index) => {
-    withBootstrap(source, flags.blobDir, bytes =>
-      merger.add({ path: source, blob: blobs[index] ?? {} }, bytes),
+    withBootstrap(parentBootstrap, ({ source }) => merger.addParent(parentBootstrap, source))
+  for (const [index, name] of sources.entries())
+    withBootstrap(sourcePath(name, flags.blobDir), ({ source }) =>
+      merger.add({ path: name, blob: blobs[index] ?? {} }, source),
     )
-  })
   const image = merger.finish(flags.prefetchPolicy === 'fs' ? prefetch : [])
   const { pieces, blobs: mergedBlobs } = encodeImagePieces(image)
   replaceFileWith(flags.bootstrap, pieces)
@@ -82,23 +78,22 @@ export function openChunkDict(name: string, pool = new BlobPool()): ChunkDict {
   const [, kind, file = name] = /^([a-z]+)=(.*)$/.exec(name) ?? []
   if (kind !== undefined && kind !== 'bootstrap')
     throw fault('USAGE', `a chunk dictionary of kind ${kind} is not known: give bootstrap=PATH`)
-  const opened = OpenBootstrap.open(file)
-  try {
-    return new ChunkDict(opened.source, { pool, identify: opened.identify })
-  } finally {
-    opened.close()
-  }
+  return withBootstrap(file, ({ source, identify }) => new ChunkDict(source, { pool, identify }))
 }
 
-/** Opens a bootstrap, or the one inside a data blob, for as long as `use` takes. */
-function withBootstrap<T>(name: string, blobDirectory: string | undefined, use: (bytes: ByteSource) => T): T {
+/** A source as the command line names it. */
+function sourcePath(name: string, blobDirectory: string | undefined): string {
   const stored = blobDirectory !== undefined && isBlobId(name) && !existsSync(name)
-  const file = new FileSource(stored ? path.join(blobDirectory, name) : name)
+  return stored ? path.join(blobDirectory, name) : name
+}
+
+/** Opens a bootstrap for as long as `use` takes. */
+function withBootstrap<T>(file: string, use: (bootstrap: OpenBootstrap) => T): T {
+  const opened = OpenBootstrap.open(file)
   try {
-    const inside = detectFormat(file) === 'unknown' ? extractBootstrap(file) : undefined
-    return use(inside === undefined ? file : new MemorySource(inside))
+    return use(opened)
   } finally {
-    file.close()
+    opened.close()
   }
 }
 

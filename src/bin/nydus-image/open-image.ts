@@ -118,7 +118,8 @@ function oneFile(file: string): Backend {
   return { type: files.type, open: () => files.open('0'.repeat(64)), close: () => files.close() }
 }
 
-function openBackend(type: string, flags: BlobFlags): Backend {
+/** @throws USAGE, CONFIG_*, CREDENTIALS_INVALID, UNIMPLEMENTED */
+export function openBackend(type: string, flags: BackendConfigFlags): Backend {
   if (type === 'localfs')
     throw fault('USAGE', '--backend-type localfs is --blob-dir: name the directory with that')
   return createBackend(type, readBackendConfig(type, flags), { logger: silentLogger })
