@@ -26,32 +26,42 @@ export class MemorySource implements ByteSource {
   }
 }
 
-const BLOCK = 65536
-const MAX_BLOCKS = 64
+/** Right for who reads a file from its start to its end. */
+const SEQUENTIAL_BLOCK_BYTES = 65536
+/** Right for who jumps about in it: what is read beside the wanted bytes costs more than the call. */
+const RANDOM_BLOCK_BYTES = 4096
+const CACHE_BYTES = 4 * 1024 * 1024
 
-/** A file read by pread through a bounded cache (at most 4 MiB) of 64 KiB blocks. */
+/** A file read by pread through a bounded cache of 4 MiB. */
 export class FileSource implements ByteSource {
   readonly sizeBytes: number
   readonly #fd: number
+  readonly #isOurs: boolean
+  readonly #blockBytes: number
   readonly #blocks = new Map<number, Uint8Array>()
   /** The block that was read last: most reads are near the one before. */
   #last: { index: number; block: Uint8Array } | undefined
 
-  /** @throws FILE_MISSING, FILE_UNREADABLE */
-  constructor(path: string) {
-    this.#fd = openToRead(path)
+  /**
+   * Opens a path to be read in order, or reads through a descriptor that stays the caller's, in any order.
+   * @throws FILE_MISSING, FILE_UNREADABLE
+   */
+  constructor(file: string | number) {
+    this.#isOurs = typeof file === 'string'
+    this.#blockBytes = this.#isOurs ? SEQUENTIAL_BLOCK_BYTES : RANDOM_BLOCK_BYTES
+    this.#fd = typeof file === 'string' ? openToRead(file) : file
     const stat = fstatSync(this.#fd)
     this.sizeBytes = stat.size
     if (stat.isFile()) return
-    closeSync(this.#fd)
-    throw fault('FILE_UNREADABLE', `${path} is not a regular file: name one`)
+    this.close()
+    throw fault('FILE_UNREADABLE', `${file} is not a regular file: name one`)
   }
 
   read(offset: number, length: number): Uint8Array {
     checkRange(offset, length, this.sizeBytes)
-    const first = Math.floor(offset / BLOCK)
-    if (offset + length <= (first + 1) * BLOCK) {
-      const start = offset - first * BLOCK
+    const first = Math.floor(offset / this.#blockBytes)
+    const start = offset - first * this.#blockBytes
+    if (start + length <= this.#blockBytes) {
       return this.#block(first).subarray(start, start + length)
     }
     const out = new Uint8Array(length)
@@ -62,7 +72,7 @@ export class FileSource implements ByteSource {
   close(): void {
     this.#blocks.clear()
     this.#last = undefined
-    closeSync(this.#fd)
+    if (this.#isOurs) closeSync(this.#fd)
   }
 
   #block(index: number): Uint8Array {
@@ -71,12 +81,13 @@ export class FileSource implements ByteSource {
     if (block) {
       this.#blocks.delete(index)
     } else {
-      if (this.#blocks.size >= MAX_BLOCKS) {
+      if (this.#blocks.size * this.#blockBytes >= CACHE_BYTES) {
         const oldest = this.#blocks.keys().next()
         if (!oldest.done) this.#blocks.delete(oldest.value)
       }
-      block = new Uint8Array(Math.min(BLOCK, this.sizeBytes - index * BLOCK))
-      this.#fill(block, index * BLOCK)
+      const at = index * this.#blockBytes
+      block = new Uint8Array(Math.min(this.#blockBytes, this.sizeBytes - at))
+      this.#fill(block, at)
     }
     this.#blocks.set(index, block)
     this.#last = { index, block }

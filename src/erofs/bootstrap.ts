@@ -11,7 +11,7 @@ import { parseBlobTable, type BlobEntry } from './blob-table.js'
 import { readFileChunks, type FileChunk } from './chunk-index.js'
 import { ChunkDigests, readChunkTable } from './chunk-table.js'
 import { parseDeviceTable, type DeviceSlot } from './device-table.js'
-import { firstName, isDotName, parseDirectoryBlock, type Dirent } from './directory.js'
+import { compareFirstName, findInBlock, isDotName, parseDirectoryBlock, type Dirent } from './directory.js'
 import { flatBlockCount, parseInode, readFlatBlock, readFlatData, type Inode } from './inode.js'
 import { CHUNK_INDEX_SIZE } from './format.js'
 import { badField, readStruct } from './struct-view.js'
@@ -83,7 +83,8 @@ export class Bootstrap {
     const count = flatBlockCount(directory, this.superblock.blockSize)
     for (let index = 0; index < count; index++) {
       const { bytes, at } = readFlatBlock(this.#source, this.superblock, directory, index)
-      for (const entry of parseDirectoryBlock(bytes, at)) if (!isDotName(entry.name)) yield entry
+      for (const entry of parseDirectoryBlock(bytes, at))
+        if (!isDotName(entry.name, 0, entry.name.length)) yield entry
     }
   }
 
@@ -92,12 +93,29 @@ export class Bootstrap {
    * directory. @throws RAFS_FIELD, RAFS_TRUNCATED
    */
   lookup(path: Uint8Array | string): Inode | undefined {
-    let inode: Inode | undefined = this.root
+    let inode = this.root
     for (const name of components(typeof path === 'string' ? Buffer.from(path) : path)) {
-      inode = inode.type === 'directory' ? this.#child(inode, name) : undefined
-      if (inode === undefined) return undefined
+      const nid = this.find(inode, name)
+      if (nid === undefined) return undefined
+      inode = this.inode(nid)
     }
     return inode
+  }
+
+  /** The nid of a name in a directory, `.` and `..` included; undefined for anything else. @throws as above */
+  find(directory: Inode, name: Uint8Array): number | undefined {
+    if (directory.type !== 'directory') return undefined
+    let low = 0
+    let high = flatBlockCount(directory, this.superblock.blockSize) - 1
+    if (high < 0) return undefined
+    while (low < high) {
+      const middle = (low + high + 1) >>> 1
+      const { bytes, at } = readFlatBlock(this.#source, this.superblock, directory, middle)
+      if (compareFirstName(bytes, at, name) <= 0) low = middle
+      else high = middle - 1
+    }
+    const { bytes, at } = readFlatBlock(this.#source, this.superblock, directory, low)
+    return findInBlock(bytes, at, name)
   }
 
   /** The target of a symlink, as bytes. @throws RAFS_FIELD, RAFS_TRUNCATED */
@@ -165,22 +183,6 @@ export class Bootstrap {
       nids.push(nid)
     }
     return nids
-  }
-
-  /** Binary search over the blocks by their first names, then through one block. */
-  #child(directory: Inode, name: Uint8Array): Inode | undefined {
-    let low = 0
-    let high = flatBlockCount(directory, this.superblock.blockSize) - 1
-    while (low < high) {
-      const middle = (low + high + 1) >>> 1
-      const { bytes, at } = readFlatBlock(this.#source, this.superblock, directory, middle)
-      if (Buffer.compare(firstName(bytes, at), name) <= 0) low = middle
-      else high = middle - 1
-    }
-    if (high < 0) return undefined
-    const { bytes, at } = readFlatBlock(this.#source, this.superblock, directory, low)
-    const found = parseDirectoryBlock(bytes, at).find(entry => Buffer.compare(entry.name, name) === 0)
-    return found === undefined ? undefined : this.inode(found.nid)
   }
 }
 

@@ -61,6 +61,27 @@ export function mapFileChunks<T>(
   return mapped
 }
 
+/**
+ * The chunks that hold bytes of [offset, offset + length) of a regular file, in file order.
+ * @throws RAFS_FIELD, RAFS_TRUNCATED
+ */
+export function chunksInRange(
+  source: ByteSource,
+  sb: Superblock,
+  blobs: readonly BlobEntry[],
+  inode: Inode,
+  offset: number,
+  length: number,
+): FileChunk[] {
+  const end = Math.min(Math.ceil((offset + length) / sb.chunkSize), chunkCount(source, sb, inode))
+  const first = Math.floor(offset / sb.chunkSize)
+  if (length <= 0 || first >= end) return []
+  const view = readIndexes(source, inode, first, end - first)
+  const chunks: FileChunk[] = []
+  for (let index = first; index < end; index++) chunks.push(parseIndex(view, first, index, sb, blobs, inode))
+  return chunks
+}
+
 function chunkCount(source: ByteSource, sb: Superblock, inode: Inode): number {
   if (inode.type !== 'regular' || inode.size === 0) return 0
   checkFormat(inode)

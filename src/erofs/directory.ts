@@ -3,7 +3,7 @@
  * format, directories).
  */
 import * as F from './format.js'
-import { badField, StructView } from './struct-view.js'
+import { TOO_LARGE, badField, readU16, readU64 } from './struct-view.js'
 
 export interface Dirent {
   readonly name: Uint8Array
@@ -28,77 +28,119 @@ export function parseDirectoryBlock(bytes: Uint8Array, at: number): Dirent[] {
 
 /**
  * Calls `visit` for each entry of a block with the place of its name in the block: for who reads many directories and
- * makes something else than an object of each entry.
+ * makes something else than an object of each entry. It returns false to end the reading.
+ * @param from - number of the first entry to visit
  * @throws RAFS_FIELD
  */
 export function visitDirectoryBlock(
   bytes: Uint8Array,
   at: number,
-  visit: (start: number, end: number, nid: number, type: F.FileType) => void,
-): void {
-  const view = new StructView(bytes, at, 'directory block')
-  const count = entryCount(view)
-  for (let index = 0; index < count; index++) {
+  visit: (start: number, end: number, nid: number, type: F.FileType, index: number) => unknown,
+  from = 0,
+): boolean {
+  const count = entryCount(bytes, at)
+  for (let index = from; index < count; index++) {
     const base = index * F.DIRENT_SIZE
-    const fileType = view.u8(base + F.DIRENT_OFF.fileType)
+    const fileType = bytes[base + F.DIRENT_OFF.fileType] ?? 0
     const type = TYPE_NAMES[fileType]
     if (type === undefined)
-      throw view.bad(base + F.DIRENT_OFF.fileType, 'file_type', fileType, 'a type from 0 to 7 is expected')
-    const end = nameEnd(view, index, count)
-    visit(view.u16(base + F.DIRENT_OFF.nameOffset), end, view.u64(base + F.DIRENT_OFF.nid, 'nid'), type)
+      throw bad(at + base + F.DIRENT_OFF.fileType, 'file_type', fileType, 'a type from 0 to 7 is expected')
+    const end = nameEnd(bytes, at, index, count)
+    const start = readU16(bytes, base + F.DIRENT_OFF.nameOffset)
+    checkName(bytes, at, start, end)
+    if (visit(start, end, nidOf(bytes, at, index), type, index) === false) return false
   }
+  return true
 }
 
-/** The name of the block's first entry, without parsing the rest: what a search over blocks compares. */
-export function firstName(bytes: Uint8Array, at: number): Uint8Array {
-  const view = new StructView(bytes, at, 'directory block')
-  return bytes.subarray(view.u16(F.DIRENT_OFF.nameOffset), nameEnd(view, 0, entryCount(view)))
+/** The nid that a block has for a name, by binary search. @throws RAFS_FIELD */
+export function findInBlock(bytes: Uint8Array, at: number, name: Uint8Array): number | undefined {
+  const count = entryCount(bytes, at)
+  let low = 0
+  let high = count - 1
+  while (low <= high) {
+    const middle = (low + high) >>> 1
+    const order = compareEntry(bytes, at, middle, count, name)
+    if (order === 0) return nidOf(bytes, at, middle)
+    if (order < 0) low = middle + 1
+    else high = middle - 1
+  }
+  return undefined
+}
+
+/** Below zero where the block's first name comes before `name`: what a search over blocks compares. @throws RAFS_FIELD */
+export function compareFirstName(bytes: Uint8Array, at: number, name: Uint8Array): number {
+  return compareEntry(bytes, at, 0, entryCount(bytes, at), name)
+}
+
+/** Byte by byte: a call of Buffer.compare costs more than most names take. */
+function compareEntry(bytes: Uint8Array, at: number, index: number, count: number, name: Uint8Array): number {
+  const end = nameEnd(bytes, at, index, count)
+  let own = readU16(bytes, index * F.DIRENT_SIZE + F.DIRENT_OFF.nameOffset)
+  for (let i = 0; i < name.length; i++, own++) {
+    if (own === end) return -1
+    const difference = (bytes[own] ?? 0) - (name[i] ?? 0)
+    if (difference !== 0) return difference
+  }
+  return end - own
+}
+
+function nidOf(bytes: Uint8Array, at: number, index: number): number {
+  const field = index * F.DIRENT_SIZE + F.DIRENT_OFF.nid
+  const nid = readU64(bytes, field)
+  if (nid <= Number.MAX_SAFE_INTEGER) return nid
+  throw bad(at + field, 'nid', nid, TOO_LARGE)
 }
 
 /** The first name offset tells how many entries stand before it. */
-function entryCount(view: StructView): number {
-  const length = view.bytes.length
-  if (length < F.DIRENT_SIZE) throw view.bad(0, 'size', length, 'an entry takes 12 bytes')
-  const first = view.u16(F.DIRENT_OFF.nameOffset)
+function entryCount(bytes: Uint8Array, at: number): number {
+  const { length } = bytes
+  if (length < F.DIRENT_SIZE) throw bad(at, 'size', length, 'an entry takes 12 bytes')
+  const first = readU16(bytes, F.DIRENT_OFF.nameOffset)
   if (first >= F.DIRENT_SIZE && first % F.DIRENT_SIZE === 0 && first < length) return first / F.DIRENT_SIZE
-  throw view.bad(F.DIRENT_OFF.nameOffset, 'nameoff', first, 'a multiple of 12 inside the block is expected')
+  const why = 'a multiple of 12 inside the block is expected'
+  throw bad(at + F.DIRENT_OFF.nameOffset, 'nameoff', first, why)
 }
 
-/** Where the name of an entry ends, once it is known to be a name. */
-function nameEnd(view: StructView, index: number, count: number): number {
-  const { bytes } = view
+/** Where the name of an entry ends, once it is known to lie in the block. */
+function nameEnd(bytes: Uint8Array, at: number, index: number, count: number): number {
   const field = index * F.DIRENT_SIZE + F.DIRENT_OFF.nameOffset
-  const start = view.u16(field)
+  const start = readU16(bytes, field)
   const isLast = index === count - 1
-  let end = isLast ? bytes.length : view.u16(field + F.DIRENT_SIZE)
-  if (start < count * F.DIRENT_SIZE || start >= end || end > bytes.length)
-    throw view.bad(
-      field,
-      'nameoff',
-      start,
-      `a name between byte ${count * F.DIRENT_SIZE} and byte ${bytes.length} of the block is expected`,
-    )
-  if (isLast) {
-    const nul = bytes.indexOf(0, start)
-    if (nul >= 0) end = nul
+  const end = isLast ? bytes.length : readU16(bytes, field + F.DIRENT_SIZE)
+  if (start < count * F.DIRENT_SIZE || start >= end || end > bytes.length) {
+    const why = `a name between byte ${count * F.DIRENT_SIZE} and byte ${bytes.length} of the block is expected`
+    throw bad(at + field, 'nameoff', start, why)
   }
+  if (!isLast) return end
+  const nul = bytes.indexOf(0, start)
+  return nul < 0 ? end : nul
+}
+
+function checkName(bytes: Uint8Array, at: number, start: number, end: number): void {
   if (end === start || end - start > F.MAX_NAME_BYTES)
-    throw badName(view, start, 'name length', end - start, '1 to 255 is expected')
+    throw badName(at + start, 'name length', end - start, '1 to 255 is expected')
   for (let i = start; i < end; i++) {
-    if (bytes[i] === SLASH || bytes[i] === 0) {
-      const shown = Buffer.from(bytes.subarray(start, end)).toString('latin1')
-      throw badName(view, start, 'name', shown, 'a name has neither / nor NUL')
-    }
+    if (bytes[i] !== SLASH && bytes[i] !== 0) continue
+    const shown = Buffer.from(bytes.subarray(start, end)).toString('latin1')
+    throw badName(at + start, 'name', shown, 'a name has neither / nor NUL')
   }
-  return end
 }
 
 const SLASH = 0x2f
 
-function badName(view: StructView, start: number, field: string, value: number | string, why: string): Error {
-  return badField('RAFS_FIELD', 'directory entry', view.at + start, field, value, why)
+function badName(offset: number, field: string, value: number | string, why: string): Error {
+  return badField('RAFS_FIELD', 'directory entry', offset, field, value, why)
 }
 
-export function isDotName(name: Uint8Array): boolean {
-  return name[0] === 0x2e && (name.length === 1 || (name.length === 2 && name[1] === 0x2e))
+function bad(offset: number, field: string, value: number, why: string): Error {
+  return badField('RAFS_FIELD', 'directory block', offset, field, value, why)
 }
+
+/** True for `.` and `..` at bytes [start, end). */
+export function isDotName(bytes: Uint8Array, start: number, end: number): boolean {
+  if (bytes[start] !== DOT || end > start + 2) return false
+  return end === start + 1 || bytes[start + 1] === DOT
+}
+
+const DOT = 0x2e

@@ -43,9 +43,14 @@ export interface InodeReader {
   readonly inodeCount: number
   /** False: the image was built without extended attributes. */
   readonly hasXattrs: boolean
+  /** False: the owners in the attributes mean nothing, a server shows its own. */
+  readonly explicitOwners: boolean
   /** @throws RAFS_FIELD, RAFS_TRUNCATED, as all below */
   attributes(ino: number): InodeAttributes
-  /** The inode of a name in a directory; undefined when there is none. @throws INODE_TYPE when it is no directory */
+  /**
+   * The inode of a name in a directory; undefined when there is none, as for `.` and `..`.
+   * @throws INODE_TYPE when it is no directory
+   */
   lookup(directory: number, name: Uint8Array): number | undefined
   /** The directory that holds this directory; the root's is the root itself. @throws INODE_TYPE */
   parentOf(directory: number): number

@@ -3,8 +3,9 @@
  * format; RAFS v6 bootstrap, inodes and flat data).
  */
 import type { ByteSource } from '../common/byte-source.js'
+import { fault } from '../common/fault.js'
 import * as F from './format.js'
-import { badField, fits, readBytes, readStruct, type StructView } from './struct-view.js'
+import { TOO_LARGE, badField, fits, readBytes, readI64, readU16, readU32, readU64 } from './struct-view.js'
 import type { Superblock } from './superblock.js'
 
 export type InodeType = Exclude<F.FileType, 'unknown'>
@@ -37,8 +38,7 @@ export interface Inode {
   readonly u: number
 }
 
-/** File types by the type bits of `st_mode`. */
-/** By the upper four bits of the mode. */
+/** File types by the upper four bits of `st_mode`. */
 export const TYPE_BY_FORMAT: readonly (InodeType | undefined)[] = [
   undefined,
   'fifo',
@@ -63,62 +63,67 @@ const LAYOUT_BY_FORMAT: readonly (InodeLayout | undefined)[] = [
   'chunkBased',
 ]
 
-/** @throws RAFS_FIELD, RAFS_TRUNCATED */
+/**
+ * Parsed in place, because a server does it for every request.
+ * @throws RAFS_FIELD, RAFS_TRUNCATED
+ */
 export function parseInode(source: ByteSource, sb: Superblock, nid: number): Inode {
   const offset = sb.metaOffset + nid * F.INODE_SLOT_SIZE
-  const what = `inode ${nid}`
   // Nearly all are extended: those at the end of the file that are not are read again.
   const whole = fits(source, offset, F.EXTENDED_INODE_SIZE)
-  let view = readStruct(source, offset, whole ? F.EXTENDED_INODE_SIZE : F.COMPACT_INODE_SIZE, what)
-  const format = view.u16(0)
-  const extended = (format & F.INODE_EXTENDED) !== 0
-  if (extended && !whole) view = readStruct(source, offset, F.EXTENDED_INODE_SIZE, what)
-  const inode = extended ? parseExtended(view, nid, format) : parseCompact(view, nid, format)
-  checkInode(source, view, inode)
+  let bytes = readBytes(source, offset, whole ? F.EXTENDED_INODE_SIZE : F.COMPACT_INODE_SIZE, 'inode')
+  const extended = (readU16(bytes, 0) & F.INODE_EXTENDED) !== 0
+  if (extended && !whole) bytes = readBytes(source, offset, F.EXTENDED_INODE_SIZE, 'inode')
+  const inode = extended ? parseExtended(bytes, nid, offset) : parseCompact(bytes, nid, offset)
+  checkInode(source, inode)
   return inode
 }
 
-function parseCompact(view: StructView, nid: number, format: number): Inode {
+function parseCompact(bytes: Uint8Array, nid: number, offset: number): Inode {
   const O = F.COMPACT_INODE_OFF
-  const mode = view.u16(O.mode)
+  const mode = readU16(bytes, O.mode)
   return {
     nid,
-    offset: view.at,
+    offset,
     headerSize: F.COMPACT_INODE_SIZE,
-    layout: parseLayout(view, format),
-    type: parseType(view, O.mode, mode),
+    layout: parseLayout(nid, offset, readU16(bytes, O.format)),
+    type: parseType(nid, offset, mode),
     mode,
-    xattrSize: xattrBytes(view.u16(O.xattrCount)),
-    nlink: view.u16(O.nlink),
-    size: view.u32(O.size),
-    u: view.u32(O.u),
-    ino: view.u32(O.ino),
-    uid: view.u16(O.uid),
-    gid: view.u16(O.gid),
+    xattrSize: xattrBytes(readU16(bytes, O.xattrCount)),
+    nlink: readU16(bytes, O.nlink),
+    size: readU32(bytes, O.size),
+    u: readU32(bytes, O.u),
+    ino: readU32(bytes, O.ino),
+    uid: readU16(bytes, O.uid),
+    gid: readU16(bytes, O.gid),
     mtime: 0,
     mtimeNsec: 0,
   }
 }
 
-function parseExtended(view: StructView, nid: number, format: number): Inode {
+function parseExtended(bytes: Uint8Array, nid: number, offset: number): Inode {
   const O = F.EXTENDED_INODE_OFF
-  const mode = view.u16(O.mode)
+  const mode = readU16(bytes, O.mode)
+  const size = readU64(bytes, O.size)
+  if (size > Number.MAX_SAFE_INTEGER) throw bad(nid, offset + O.size, 'i_size', size, TOO_LARGE)
+  const mtime = readI64(bytes, O.mtime)
+  if (!Number.isSafeInteger(mtime)) throw bad(nid, offset + O.mtime, 'i_mtime', mtime, TOO_LARGE)
   return {
     nid,
-    offset: view.at,
+    offset,
     headerSize: F.EXTENDED_INODE_SIZE,
-    layout: parseLayout(view, format),
-    type: parseType(view, O.mode, mode),
+    layout: parseLayout(nid, offset, readU16(bytes, O.format)),
+    type: parseType(nid, offset, mode),
     mode,
-    xattrSize: xattrBytes(view.u16(O.xattrCount)),
-    nlink: view.u32(O.nlink),
-    size: view.u64(O.size, 'i_size'),
-    u: view.u32(O.u),
-    ino: view.u32(O.ino),
-    uid: view.u32(O.uid),
-    gid: view.u32(O.gid),
-    mtime: view.i64(O.mtime, 'i_mtime'),
-    mtimeNsec: view.u32(O.mtimeNsec),
+    xattrSize: xattrBytes(readU16(bytes, O.xattrCount)),
+    nlink: readU32(bytes, O.nlink),
+    size,
+    u: readU32(bytes, O.u),
+    ino: readU32(bytes, O.ino),
+    uid: readU32(bytes, O.uid),
+    gid: readU32(bytes, O.gid),
+    mtime,
+    mtimeNsec: readU32(bytes, O.mtimeNsec),
   }
 }
 
@@ -126,43 +131,47 @@ function xattrBytes(count: number): number {
   return count === 0 ? 0 : F.XATTR_HEADER_SIZE + (count - 1) * F.XATTR_ENTRY_SIZE
 }
 
-function parseType(view: StructView, offset: number, mode: number): InodeType {
+function parseType(nid: number, offset: number, mode: number): InodeType {
   const type = TYPE_BY_FORMAT[mode >> 12]
-  if (type === undefined) throw view.bad(offset, 'i_mode', mode, 'no file type has these bits')
-  return type
+  if (type !== undefined) return type
+  throw bad(nid, offset + F.EXTENDED_INODE_OFF.mode, 'i_mode', mode, 'no file type has these bits')
 }
 
-function parseLayout(view: StructView, format: number): InodeLayout {
+function parseLayout(nid: number, offset: number, format: number): InodeLayout {
   const layout = LAYOUT_BY_FORMAT[format >> 1]
   if (layout !== undefined) return layout
-  throw view.bad(0, 'i_format', format, 'layout 0, 2 or 4 in bits 1 to 3 and nothing above is expected')
+  const why = 'layout 0, 2 or 4 in bits 1 to 3 and nothing above is expected'
+  throw bad(nid, offset, 'i_format', format, why)
 }
 
-function checkInode(source: ByteSource, view: StructView, inode: Inode): void {
-  const { type, size, nid, layout } = inode
-  const sizeAt = F.EXTENDED_INODE_OFF.size
-  const compact = inode.headerSize === F.COMPACT_INODE_SIZE
-  const nlinkAt = compact ? F.COMPACT_INODE_OFF.nlink : F.EXTENDED_INODE_OFF.nlink
-  view.check(inode.nlink > 0, nlinkAt, 'i_nlink', inode.nlink, 'a file has at least one name')
-  view.check(type !== 'symlink' || size > 0, sizeAt, 'i_size', size, 'a symlink has a target')
-  if (type === 'regular') {
-    const empty = size === 0 || layout === 'chunkBased'
-    view.check(empty, 0, 'i_format', layout, 'file data of RAFS stands in blobs, as chunks')
-  } else {
-    view.check(layout !== 'chunkBased', 0, 'i_format', layout, `a ${type} has no chunks`)
-    // Flat data stands in the bootstrap.
-    view.check(size <= source.sizeBytes, sizeAt, 'i_size', size, 'more than the whole bootstrap')
+function checkInode(source: ByteSource, inode: Inode): void {
+  const { type, size, nid, offset, layout, nlink } = inode
+  const sizeAt = offset + F.EXTENDED_INODE_OFF.size
+  if (nlink === 0) {
+    const compact = inode.headerSize === F.COMPACT_INODE_SIZE
+    const at = offset + (compact ? F.COMPACT_INODE_OFF.nlink : F.EXTENDED_INODE_OFF.nlink)
+    throw bad(nid, at, 'i_nlink', nlink, 'a file has at least one name')
   }
-  const tail = inode.offset + inode.headerSize
-  if (!fits(source, tail, inode.xattrSize))
-    throw badField(
-      'RAFS_FIELD',
-      `inode ${nid}`,
-      inode.offset + 2,
-      'i_xattr_icount',
-      inode.xattrSize,
-      'beyond the file',
-    )
+  if (type === 'symlink' && size === 0) throw bad(nid, sizeAt, 'i_size', size, 'a symlink has a target')
+  if (type === 'regular') {
+    if (size > 0 && layout !== 'chunkBased')
+      throw bad(nid, offset, 'i_format', layout, 'file data of RAFS stands in blobs, as chunks')
+  } else {
+    if (layout === 'chunkBased') throw bad(nid, offset, 'i_format', layout, `a ${type} has no chunks`)
+    // Flat data stands in the bootstrap.
+    if (size > source.sizeBytes) throw bad(nid, sizeAt, 'i_size', size, 'more than the whole bootstrap')
+  }
+  if (!fits(source, tailOffset(inode) - inode.xattrSize, inode.xattrSize))
+    throw bad(nid, offset + 2, 'i_xattr_icount', inode.xattrSize, 'beyond the file')
+}
+
+function bad(nid: number, at: number, field: string, value: number | string, why: string): Error {
+  return badField('RAFS_FIELD', `inode ${nid}`, at, field, value, why)
+}
+
+/** @throws INODE_TYPE */
+export function requireType(ino: number, type: InodeType, wanted: InodeType): void {
+  if (type !== wanted) throw fault('INODE_TYPE', `inode ${ino} is a ${type}, not a ${wanted}`)
 }
 
 /** Device numbers of a char or block device. */
@@ -191,7 +200,7 @@ export function readFlatBlock(
   const length = index === last ? inode.size - last * sb.blockSize : sb.blockSize
   const inline = index === last && inode.layout === 'flatInline'
   const at = inline ? tailOffset(inode) : (inode.u + index) * sb.blockSize
-  return { bytes: readBytes(source, at, length, `data block ${index} of inode ${inode.nid}`), at }
+  return { bytes: readBytes(source, at, length, 'data block of an inode'), at }
 }
 
 /** All data of a symlink. @throws RAFS_TRUNCATED */

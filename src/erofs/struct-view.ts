@@ -12,7 +12,6 @@ export class StructView {
   readonly at: number
   readonly #what: string
   readonly #code: FaultCode
-  readonly #view: DataView
 
   /** @param what - the struct's name in complaints. @param code - the code of those complaints. */
   constructor(bytes: Uint8Array, at: number, what: string, code: FaultCode = 'RAFS_FIELD') {
@@ -20,29 +19,28 @@ export class StructView {
     this.at = at
     this.#what = what
     this.#code = code
-    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
   }
 
   u8(offset: number): number {
-    return this.#view.getUint8(offset)
+    return this.bytes[offset] ?? 0
   }
   u16(offset: number): number {
-    return this.#view.getUint16(offset, true)
+    return readU16(this.bytes, offset)
   }
   u32(offset: number): number {
-    return this.#view.getUint32(offset, true)
+    return readU32(this.bytes, offset)
   }
-  /** A u64 that must be a safe integer. Made of two halves, since a BigInt for each field is slow. */
+  /** A u64 that must be a safe integer. */
   u64(offset: number, field: string): number {
-    const value = this.#view.getUint32(offset + 4, true) * 2 ** 32 + this.#view.getUint32(offset, true)
+    const value = readU64(this.bytes, offset)
     if (value <= Number.MAX_SAFE_INTEGER) return value
-    throw this.bad(offset, field, this.#view.getBigUint64(offset, true), TOO_LARGE)
+    throw this.bad(offset, field, bigOf(this.bytes, offset), TOO_LARGE)
   }
   /** An i64 that must be a safe integer. */
   i64(offset: number, field: string): number {
-    const value = this.#view.getInt32(offset + 4, true) * 2 ** 32 + this.#view.getUint32(offset, true)
+    const value = readI64(this.bytes, offset)
     if (Number.isSafeInteger(value)) return value
-    throw this.bad(offset, field, this.#view.getBigInt64(offset, true), TOO_LARGE)
+    throw this.bad(offset, field, BigInt.asIntN(64, bigOf(this.bytes, offset)), TOO_LARGE)
   }
   slice(offset: number, length: number): Uint8Array {
     return this.bytes.slice(offset, offset + length)
@@ -65,7 +63,32 @@ export class StructView {
   }
 }
 
-const TOO_LARGE = 'larger than any real file'
+// Numbers in place, for who reads too many to make a view of each: a DataView costs more than most structs. What lies
+// outside of the bytes reads as 0: callers know their lengths.
+
+export function readU16(bytes: Uint8Array, at: number): number {
+  return (bytes[at] ?? 0) | ((bytes[at + 1] ?? 0) << 8)
+}
+
+export function readU32(bytes: Uint8Array, at: number): number {
+  return (readU16(bytes, at) | (readU16(bytes, at + 2) << 16)) >>> 0
+}
+
+/** Exact up to 2^53, above that only known to be above: a BigInt for each field would be slow. */
+export function readU64(bytes: Uint8Array, at: number): number {
+  return readU32(bytes, at + 4) * 2 ** 32 + readU32(bytes, at)
+}
+
+/** Exact for safe integers. */
+export function readI64(bytes: Uint8Array, at: number): number {
+  return (readU32(bytes, at + 4) | 0) * 2 ** 32 + readU32(bytes, at)
+}
+
+function bigOf(bytes: Uint8Array, at: number): bigint {
+  return (BigInt(readU32(bytes, at + 4)) << 32n) | BigInt(readU32(bytes, at))
+}
+
+export const TOO_LARGE = 'larger than any real file'
 
 export function badField(
   code: FaultCode,
