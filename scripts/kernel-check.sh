@@ -116,7 +116,7 @@ else
   done
 fi
 # Only the options asked for below: the whole text is 300 kB and would be searched a dozen times.
-config=$(printf '%s\n' "$config" | grep -E '^CONFIG_(EROFS_FS|EROFS_FS_ONDEMAND|EROFS_FS_BACKED_BY_FILE|CACHEFILES|CACHEFILES_ONDEMAND|FANOTIFY|FANOTIFY_ACCESS_PERMISSIONS|FUSE_FS|VIRTIO_FS|OVERLAY_FS)=')
+config=$(printf '%s\n' "$config" | grep -E '^CONFIG_(EROFS_FS|EROFS_FS_ONDEMAND|EROFS_FS_BACKED_BY_FILE|CACHEFILES|CACHEFILES_ONDEMAND|FANOTIFY|FANOTIFY_ACCESS_PERMISSIONS|FUSE_FS|FUSE_PASSTHROUGH|VIRTIO_FS|OVERLAY_FS)=')
 # option NAME: y, m, n, or ? when the configuration cannot be read.
 option() {
   if [ -z "$config_from" ]; then
@@ -324,19 +324,63 @@ fi
 end_driver fanotify
 fanotify=$verdict
 
-begin_driver
-common_needs fuse
+# What the FUSE of this kernel offers a daemon. The protocol is the one that the release came with: the exact number is
+# told to a daemon alone, and a distribution may have added to it.
 if has_filesystem fuse; then
-  [ -e "$sysroot/dev/fuse" ] || against 'the kernel has FUSE but there is no /dev/fuse here' \
-    'give this container the device, or: mknod /dev/fuse c 10 229'
+  fuse_state=available
 else
   case $(option FUSE_FS) in
-    y | m) remark 'the fuse module is not loaded' 'modprobe fuse' ;;
-    n) against 'no FUSE (CONFIG_FUSE_FS is off)' 'boot a kernel with CONFIG_FUSE_FS' ;;
-    *) not_seen 'fuse is not in /proc/filesystems, a module may exist' 'modprobe fuse, then run this again' ;;
+    y | m) fuse_state=unloaded ;;
+    n) fuse_state=absent ;;
+    *) fuse_state=unknown ;;
   esac
 fi
-[ -n "$reasons" ] || ! before 6 9 || remark "Linux $major.$minor does not send requests again to a restarted daemon (came with 6.9)"
+protocol_minor=''
+for known in 5.4:31 5.10:32 5.11:33 5.14:34 5.16:35 5.17:36 6.1:37 6.2:38 6.6:39 6.9:40 6.12:41 6.14:42 6.15:43 6.18:45; do
+  known_release=${known%:*}
+  before "${known_release%.*}" "${known_release#*.}" || protocol_minor=${known#*:}
+done
+fuse_resend=no
+fuse_idmap=no
+fuse_passthrough=no
+before 6 9 || fuse_resend=yes
+before 6 12 || fuse_idmap=yes
+if before 6 9; then :; else
+  case $(option FUSE_PASSTHROUGH) in
+    y) fuse_passthrough=yes ;;
+    '?') fuse_passthrough=unknown ;;
+  esac
+fi
+fuse_device=no
+[ ! -e "$sysroot/dev/fuse" ] || fuse_device=yes
+case $fuse_state in
+  available) fuse_detail='in the kernel' ;;
+  unloaded) fuse_detail='a module that is not loaded' ;;
+  absent) fuse_detail='not in this kernel' ;;
+  unknown) fuse_detail='not loaded, a module may exist' ;;
+esac
+if [ "$fuse_state" = absent ]; then
+  tell fuse fail "$fuse_detail" 'boot a kernel with CONFIG_FUSE_FS'
+else
+  fuse_detail="$fuse_detail; /dev/fuse: $fuse_device; protocol 7.${protocol_minor:-30 or older}${protocol_minor:+ or newer}"
+  fuse_detail="$fuse_detail; resend after a daemon's death: $fuse_resend; id-mapped mounts: $fuse_idmap; passthrough: $fuse_passthrough"
+  if [ "$fuse_state" = available ] && [ "$fuse_device" = yes ]; then tell fuse ok "$fuse_detail"; else
+    tell fuse warn "$fuse_detail" 'see fusedev'
+  fi
+fi
+
+begin_driver
+common_needs fuse
+case $fuse_state in
+  available)
+    [ "$fuse_device" = yes ] || against 'the kernel has FUSE but there is no /dev/fuse here' \
+      'give this container the device, or: mknod /dev/fuse c 10 229'
+    ;;
+  unloaded) remark 'the fuse module is not loaded' 'modprobe fuse' ;;
+  absent) against 'no FUSE (CONFIG_FUSE_FS is off)' 'boot a kernel with CONFIG_FUSE_FS' ;;
+  unknown) not_seen 'fuse is not in /proc/filesystems, a module may exist' 'modprobe fuse, then run this again' ;;
+esac
+[ -n "$reasons" ] || [ "$fuse_resend" = yes ] || remark "Linux $major.$minor does not send requests again to a restarted daemon (came with 6.9)"
 end_driver fusedev
 fusedev=$verdict
 
@@ -368,9 +412,18 @@ else
 fi
 if [ "$json" = yes ]; then
   printf '{\n  "kernel": "%s",\n  "cacheDir": "%s",\n' "$(escaped "$release")" "$(escaped "$cache_dir")"
-  boolean() { if [ "$1" = yes ]; then echo true; else echo false; fi; }
+  boolean() {
+    case $1 in
+      yes) echo true ;;
+      no) echo false ;;
+      *) echo null ;;
+    esac
+  }
   printf '  "drivers": {"fscache": %s, "fanotify": %s, "fusedev": %s},\n' \
     "$(boolean "$fscache")" "$(boolean "$fanotify")" "$(boolean "$fusedev")"
+  printf '  "fuse": {"state": "%s", "device": %s, "protocolMinor": %s, "resend": %s, "idmap": %s, "passthrough": %s},\n' \
+    "$fuse_state" "$(boolean "$fuse_device")" "${protocol_minor:-null}" "$(boolean "$fuse_resend")" \
+    "$(boolean "$fuse_idmap")" "$(boolean "$fuse_passthrough")"
   printf '  "exitCode": %s,\n  "checks": [%s\n  ]\n}\n' "$code" "$json_items"
 fi
 exit "$code"

@@ -23,8 +23,8 @@ usage() {
 
 build='gcc g++ libc6-dev make python3'
 demo="$build ca-certificates curl containerd runc docker-registry busybox-static erofs-utils umoci zstd"
-vm='qemu-system-x86 e2fsprogs cpio busybox-static bc bison flex libelf-dev libssl-dev xz-utils gcc make libc6-dev linux-source-6.12'
-test="$demo $vm skopeo jq lz4 kmod util-linux"
+vm='qemu-system-x86 e2fsprogs cpio busybox-static bc bison flex libelf-dev libssl-dev xz-utils gcc make libc6-dev kmod linux-source-6.12'
+test="$demo $vm skopeo jq lz4 util-linux"
 
 action=install
 packages=''

@@ -1,8 +1,9 @@
 #!/bin/sh
 # Boots the test VM and runs one command in it, in the repository's directory, as root.
 #
-#   boot.sh [-t SECONDS] [-d DIR] [-e NAME=VALUE]... COMMAND [ARG]...
+#   boot.sh [-k KERNEL] [-t SECONDS] [-d DIR] [-e NAME=VALUE]... COMMAND [ARG]...
 #
+#   -k KERNEL      a name of vm-tests/kernels: fscache (default) or stock
 #   -t SECONDS     time for the command (default 300); the VM itself is ended two minutes later at the latest
 #   -d DIR         where disk, console log and share go (default: a temporary directory, removed at the end)
 #   -e NAME=VALUE  a variable of the command's environment
@@ -23,17 +24,20 @@ quoted() { printf "'%s'" "$(printf %s "$1" | sed "s/'/'\\\\''/g")"; }
 seconds=300
 run=''
 environment=''
-while getopts t:d:e: option; do
+kernel_name=fscache
+while getopts k:t:d:e: option; do
   case $option in
+    k) kernel_name=$OPTARG ;;
     t) seconds=$OPTARG ;;
     d) run=$OPTARG ;;
     e) environment="$environment
 export ${OPTARG%%=*}=$(quoted "${OPTARG#*=}")" ;;
-    *) say "usage: boot.sh [-t SECONDS] [-d DIR] [-e NAME=VALUE]... COMMAND [ARG]..."; exit 2 ;;
+    *) say "usage: boot.sh [-k KERNEL] [-t SECONDS] [-d DIR] [-e NAME=VALUE]... COMMAND [ARG]..."; exit 2 ;;
   esac
 done
 shift $((OPTIND - 1))
-[ $# -gt 0 ] || { say "no command given; usage: boot.sh [-t SECONDS] [-d DIR] COMMAND [ARG]..."; exit 2; }
+[ $# -gt 0 ] || { say "no command given; usage: boot.sh [-k KERNEL] [-t SECONDS] [-d DIR] COMMAND [ARG]..."; exit 2; }
+[ -x "$here/kernels/$kernel_name.sh" ] || { say "there is no kernel '$kernel_name' in $here/kernels"; exit 2; }
 
 case $repo/ in
   /run/* | /proc/* | /sys/* | /dev/* | /state/*)
@@ -53,7 +57,7 @@ if [ -n "$missing" ]; then
   say "the test VM cannot be started: install these packages:$missing (sh scripts/setup-debian.sh test)"
   exit 3
 fi
-kernel=$("$here/build-kernel.sh")
+kernel=$("$here/kernels/$kernel_name.sh")
 
 own_run=''
 qemu=''
@@ -74,11 +78,12 @@ if [ -z "$run" ]; then
 fi
 mkdir -p "$run/share" "$run/initramfs/bin"
 
-# The initramfs holds busybox and our script.
+# The initramfs holds busybox, our script and what the kernel needs as far as the host's files.
 cp "$here/init" "$run/initramfs/init"
 cp "$busybox" "$run/initramfs/bin/busybox"
 chmod 755 "$run/initramfs/init" "$run/initramfs/bin/busybox"
 ln -sf busybox "$run/initramfs/bin/sh"
+[ ! -d "$kernel.d/initramfs" ] || cp -r "$kernel.d/initramfs" "$run/initramfs/modules"
 (
   cd "$run/initramfs"
   mkdir -p dev proc sys lower rw newroot
@@ -114,6 +119,7 @@ export HOME=/root
 export LANG=C.UTF-8
 export VM_REPO=$(quoted "$repo")
 export VM_BUSYBOX=$(quoted "$busybox")
+export VM_KERNEL_FILES=$(quoted "$kernel.d")
 export VM_TIMEOUT=$seconds$environment
 EOF
 {

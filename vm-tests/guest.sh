@@ -23,6 +23,17 @@ ln -sf /proc/self/fd/0 /dev/stdin
 ln -sf /proc/self/fd/1 /dev/stdout
 ln -sf /proc/self/fd/2 /dev/stderr
 
+# A kernel with modules: they, its configuration and the device nodes whose opening loads one, as on its own machine.
+if [ -d "$VM_KERNEL_FILES" ]; then
+  release=$(uname -r)
+  mkdir -p /lib/modules
+  mount --bind "$VM_KERNEL_FILES/lib/modules" /lib/modules
+  cp "$VM_KERNEL_FILES/config" "/boot/config-$release"
+  while read -r _ node type; do
+    case $type in c*) [ -e "/dev/$node" ] || mknod "/dev/$node" c "$(echo "${type#c}" | cut -d: -f1)" "${type#*:}" ;; esac
+  done <"/lib/modules/$release/modules.devname"
+fi
+
 # The host may have cgroup v1 mounts as directories here; on the guest's fresh sysfs there is the mount point.
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 # shellcheck disable=SC2013 # words are what is wanted

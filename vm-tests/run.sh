@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs cases in the test VM: one boot for all of them. Prints a line for each case and at the end
+# Runs cases in the test VM: one boot of each kernel that a case names. Prints a line for each case and at the end
 # "N passed, N failed" (", N skipped"). Exit 0 when none failed, 1 otherwise, 2 usage.
 #
 #   run.sh                 every case of vm-tests/cases
@@ -62,16 +62,6 @@ skip() {
   echo "skip $1: $2"
   skipped=$((skipped + 1))
 }
-finish() {
-  echo "logs: $logs"
-  if [ "$skipped" -gt 0 ]; then
-    echo "$passed passed, $failed failed, $skipped skipped"
-  else
-    echo "$passed passed, $failed failed"
-  fi
-  [ "$failed" -eq 0 ]
-  exit
-}
 # In the background, so that a signal to us is handled at once; and it ends when we are killed with -9.
 watched() {
   setpriv --pdeathsig TERM "$@" &
@@ -82,56 +72,91 @@ watched() {
   return "$status"
 }
 
-# The kernel first: without one there is nothing to prepare for.
-if watched "$here/build-kernel.sh" >"$run/kernel" 2>"$logs/kernel.log"; then :; else
-  cat "$logs/kernel.log" >&2
-  [ "$status" -eq 3 ] || { for name; do echo "FAIL $name: the test kernel does not build"; failed=$((failed + 1)); done; finish; }
-  for name; do skip "$name" 'no test kernel'; done
-  finish
-fi
+# tag CASE NAME DEFAULT: the value of a line "# NAME: VALUE" of the case.
+tag() {
+  value=$(sed -n "s/^# $2: *\([^ ]*\).*/\1/p" "$cases_dir/$1.sh")
+  echo "${value:-$3}"
+}
 
-# On the host, what would take ten times as long in the guest.
-cases=''
-limit=60
-mkdir -p "$run/data"
-for name; do
-  mkdir -p "$run/data/$name"
-  if watched sh "$cases_dir/$name.sh" prepare "$run/data/$name" >"$logs/$name.prepare.log" 2>&1; then
-    cases="$cases $name"
-    seconds=$(sed -n 's/^# timeout: *\([0-9]*\).*/\1/p' "$cases_dir/$name.sh")
-    limit=$((limit + ${seconds:-120} + 30))
-  elif [ "$status" -eq 77 ]; then
-    skip "$name" "$(tail -n 1 "$logs/$name.prepare.log")"
-  else
-    echo "FAIL $name: its preparation on the host ended with $status; the end of its log:"
-    tail -n 20 "$logs/$name.prepare.log" | sed 's/^/  | /'
-    failed=$((failed + 1))
+# run_kernel KERNEL CASE...
+run_kernel() {
+  kernel=$1
+  shift
+
+  # The kernel first: without one there is nothing to prepare for.
+  if watched "$here/kernels/$kernel.sh" >"$run/kernel" 2>"$logs/kernel-$kernel.log"; then :; else
+    cat "$logs/kernel-$kernel.log" >&2
+    for name; do
+      if [ "$status" -eq 3 ]; then skip "$name" 'no test kernel'; else
+        echo "FAIL $name: the test kernel cannot be made"
+        failed=$((failed + 1))
+      fi
+    done
+    return
   fi
-done
-[ -n "$cases" ] || finish
 
-# shellcheck disable=SC2086 # names have no spaces
-watched "$here/boot.sh" -t "$limit" -d "$run/vm" sh "$here/suite.sh" "$cases_dir" "$run/data" $cases 2>"$run/boot.log" || true
-cp "$run/vm/console.log" "$run/vm/share/dmesg.log" "$run/vm/share/"*.case.log "$logs/" 2>/dev/null || true
-cp "$run/boot.log" "$logs/boot.log"
-if [ "$status" -eq 3 ]; then
-  cat "$run/boot.log" >&2
-  for name in $cases; do skip "$name" 'the VM cannot be started here'; done
-  finish
-fi
-
-for name in $cases; do
-  verdict=$(sed -n "s/^$name //p" "$run/vm/share/results" 2>/dev/null)
-  case $verdict in
-    pass) passed=$((passed + 1)) ;;
-    skip) skipped=$((skipped + 1)) ;;
-    fail) failed=$((failed + 1)) ;;
-    *)
-      echo "FAIL $name: the VM ended before its verdict"
+  # On the host, what would take ten times as long in the guest.
+  cases=''
+  limit=60
+  for name; do
+    mkdir -p "$run/data/$name"
+    if watched sh "$cases_dir/$name.sh" prepare "$run/data/$name" >"$logs/$name.prepare.log" 2>&1; then
+      cases="$cases $name"
+      limit=$((limit + $(tag "$name" timeout 120) + 30))
+    elif [ "$status" -eq 77 ]; then
+      skip "$name" "$(tail -n 1 "$logs/$name.prepare.log")"
+    else
+      echo "FAIL $name: its preparation on the host ended with $status; the end of its log:"
+      tail -n 20 "$logs/$name.prepare.log" | sed 's/^/  | /'
       failed=$((failed + 1))
-      ended_early=yes
-      ;;
-  esac
-done
-[ -z "${ended_early:-}" ] || sed 's/^/  | /' "$run/boot.log"
-finish
+    fi
+  done
+  [ -n "$cases" ] || return 0
+
+  vm=$run/vm-$kernel
+  # shellcheck disable=SC2086 # names have no spaces
+  watched "$here/boot.sh" -k "$kernel" -t "$limit" -d "$vm" sh "$here/suite.sh" "$cases_dir" "$run/data" $cases \
+    2>"$logs/boot-$kernel.log" || true
+  cp "$vm/share/"*.case.log "$logs/" 2>/dev/null || true
+  cp "$vm/console.log" "$logs/console-$kernel.log" 2>/dev/null || true
+  cp "$vm/share/dmesg.log" "$logs/dmesg-$kernel.log" 2>/dev/null || true
+  if [ "$status" -eq 3 ]; then
+    cat "$logs/boot-$kernel.log" >&2
+    for name in $cases; do skip "$name" 'the VM cannot be started here'; done
+    return
+  fi
+
+  ended_early=''
+  for name in $cases; do
+    verdict=$(sed -n "s/^$name //p" "$vm/share/results" 2>/dev/null)
+    case $verdict in
+      pass) passed=$((passed + 1)) ;;
+      skip) skipped=$((skipped + 1)) ;;
+      fail) failed=$((failed + 1)) ;;
+      *)
+        echo "FAIL $name: the VM ended before its verdict"
+        failed=$((failed + 1))
+        ended_early=yes
+        ;;
+    esac
+  done
+  [ -z "$ended_early" ] || sed 's/^/  | /' "$logs/boot-$kernel.log"
+  # Its disk is gigabytes.
+  rm -rf "$vm"
+}
+
+for name; do tag "$name" kernel fscache; done | sort -u >"$run/kernels"
+while read -r kernel <&3; do
+  of_kernel=''
+  for name; do [ "$(tag "$name" kernel fscache)" != "$kernel" ] || of_kernel="$of_kernel $name"; done
+  # shellcheck disable=SC2086 # names have no spaces
+  run_kernel "$kernel" $of_kernel
+done 3<"$run/kernels"
+
+echo "logs: $logs"
+if [ "$skipped" -gt 0 ]; then
+  echo "$passed passed, $failed failed, $skipped skipped"
+else
+  echo "$passed passed, $failed failed"
+fi
+[ "$failed" -eq 0 ]

@@ -16,6 +16,16 @@ interface Outcome {
 interface Report {
   kernel: string
   drivers: Record<'fscache' | 'fanotify' | 'fusedev', boolean>
+  fuse: {
+    state: 'available' | 'unloaded' | 'absent' | 'unknown'
+    device: boolean
+    /** At least; null before 7.31. */
+    protocolMinor: number | null
+    resend: boolean
+    idmap: boolean
+    /** Null: the configuration cannot be read. */
+    passthrough: boolean | null
+  }
   exitCode: number
   checks: { check: string; status: string; detail: string; hint: string }[]
 }
@@ -142,7 +152,7 @@ t.test('a 6.18 kernel with everything', async t => {
 })
 
 t.test('the kernel of vm-tests: fscache, not fanotify', async t => {
-  const config = fs.readFileSync(path.join(repo, 'vm-tests/kernel.config'), 'utf8').split('\n')
+  const config = fs.readFileSync(path.join(repo, 'vm-tests/kernels/fscache.config'), 'utf8').split('\n')
   const vm = await report({ ...modern, release: '6.12.117', config })
   t.strictSame(vm.drivers, { fscache: true, fanotify: false, fusedev: true })
   t.equal(vm.exitCode, 0)
@@ -246,6 +256,41 @@ t.test('a device node that is missing, a module that is not loaded', async t => 
   t.match(of(noNodes, 'fusedev').detail, /no \/dev\/fuse/)
   const unloaded = await report({ ...modern, misc: ['fuse'], filesystems: ['overlay', 'fuse'] })
   t.match(of(unloaded, 'fscache'), { status: 'warn', hint: 'modprobe erofs; modprobe cachefiles' })
+})
+
+t.test('what the FUSE of a kernel offers a daemon', async t => {
+  const fuse = async (machine: Partial<Machine>): Promise<Report['fuse']> =>
+    (await report({ ...modern, ...machine })).fuse
+  const passthrough = [...(modern.config ?? []), ...on('FUSE_PASSTHROUGH')]
+  t.strictSame(await fuse({ config: passthrough }), {
+    state: 'available',
+    device: true,
+    protocolMinor: 45,
+    resend: true,
+    idmap: true,
+    passthrough: true,
+  })
+  t.strictSame((await report(debian12)).fuse, {
+    state: 'unloaded',
+    device: false,
+    protocolMinor: 37,
+    resend: false,
+    idmap: false,
+    passthrough: false,
+  })
+  t.match(await fuse({ release: '6.8.12' }), { protocolMinor: 39, resend: false })
+  t.match(await fuse({ release: '6.9.0' }), { protocolMinor: 40, resend: true, idmap: false })
+  t.match(await fuse({ release: '6.12.117' }), { protocolMinor: 41, idmap: true, passthrough: false })
+  t.match(await fuse({ release: '4.19.0' }), { protocolMinor: null, resend: false })
+  t.equal((await report({ release: '6.18.3', filesystems: ['fuse'] })).fuse.passthrough, null)
+
+  const stock = await report(debian12)
+  t.match(of(stock, 'fuse'), { status: 'warn', detail: /not loaded.*protocol 7\.37 or newer; resend.*: no;/ })
+  t.match(of(stock, 'fusedev').detail, /does not send requests again/)
+  t.match(of(await report({ ...modern, config: on('EXT4_FS'), filesystems: [] }), 'fuse'), {
+    status: 'fail',
+    hint: /CONFIG_FUSE_FS/,
+  })
 })
 
 t.test('usage', async t => {

@@ -17,12 +17,15 @@ const CASES = {
   after: 'test ! -e /mnt/x && ! grep -q " /mnt " /proc/mounts && test "$(ls "$STATE")" = ""',
   panic: 'echo c >/proc/sysrq-trigger; sleep 60',
   never: 'exit 0',
+  nowhere: 'exit 0',
 }
 const PREPARE: Record<string, string> = {
   good: 'echo prepared >"$2/made"',
   unready: 'echo no such thing; exit 1',
   unwanted: 'echo not on this machine; exit 77',
 }
+/** Kernels of vm-tests/kernels; the default for those that are not named. */
+const KERNEL: Record<string, string> = { nowhere: 'nonesuch' }
 
 interface Outcome {
   code: number | null
@@ -36,7 +39,7 @@ function writeCases(): string {
     const run = (CASES as Record<string, string>)[name] ?? 'exit 0'
     fs.writeFileSync(
       path.join(dir, `${name}.sh`),
-      `# timeout: 8\ncase $1 in\nprepare) ${PREPARE[name] ?? ':'} ;;\nrun) ${run} ;;\nesac\n`,
+      `# timeout: 8\n# kernel: ${KERNEL[name] ?? 'fscache'}\ncase $1 in\nprepare) ${PREPARE[name] ?? ':'} ;;\nrun) ${run} ;;\nesac\n`,
     )
   }
   return dir
@@ -73,7 +76,7 @@ const leftIn = (dir: string): string[] =>
     })
 
 // Building the kernel takes minutes: that is for vm-tests/run.sh itself.
-const built = spawnSync(path.join(vmTests, 'build-kernel.sh'), ['--print']).status === 0
+const built = spawnSync(path.join(vmTests, 'kernels/fscache.sh'), ['--print']).status === 0
 const skip = built ? false : 'the test kernel is not built: run vm-tests/run.sh boot once'
 
 t.setTimeout(300_000)
@@ -81,7 +84,19 @@ const options = { skip, timeout: 280_000 }
 
 t.test('each way a case can end is told and counted', options, async t => {
   const env = environment(writeCases())
-  const names = ['good', 'bad', 'skipped', 'slow', 'leaves', 'after', 'unready', 'unwanted', 'panic', 'never']
+  const names = [
+    'nowhere',
+    'good',
+    'bad',
+    'skipped',
+    'slow',
+    'leaves',
+    'after',
+    'unready',
+    'unwanted',
+    'panic',
+    'never',
+  ]
   const { code, stdout } = await runCases(env, ...names)
   t.equal(code, 1)
   t.match(stdout, /^ {2}DATA holds prepared\nok {3}good \(\d+ s\)$/m)
@@ -92,10 +107,11 @@ t.test('each way a case can end is told and counted', options, async t => {
   t.match(stdout, /^ok {3}after/m, 'what the case before left behind is gone')
   t.match(stdout, /^FAIL unready: its preparation on the host ended with 1.*\n {2}\| no such thing$/m)
   t.match(stdout, /^skip unwanted: not on this machine$/m)
+  t.match(stdout, /^FAIL nowhere: the test kernel cannot be made$/m)
   t.match(stdout, /^FAIL panic: the VM ended before its verdict$/m)
   t.match(stdout, /^FAIL never: the VM ended before its verdict$/m)
   t.match(stdout, /sysrq triggered crash/, 'the console is shown')
-  t.match(stdout.trimEnd().split('\n').at(-1), '3 passed, 5 failed, 2 skipped')
+  t.match(stdout.trimEnd().split('\n').at(-1), '3 passed, 6 failed, 2 skipped')
   t.strictSame(fs.readdirSync(env['TMPDIR'] ?? ''), [], 'nothing is left of the run')
 })
 

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Builds the test kernel from Debian's kernel source and prints the path of the bzImage.
+# Builds a kernel with cachefiles on-demand from Debian's kernel source and prints the path of the bzImage.
 #
-#   build-kernel.sh            build it, or find it in the cache
-#   build-kernel.sh --print    print where it would be; exit 1 when it is not there yet
+#   fscache.sh            build it, or find it in the cache
+#   fscache.sh --print    print where it would be; exit 1 when it is not there yet
 #
 # The cache ($NYDUS_VM_CACHE, default ~/.cache/nydus-ts/vm) is keyed by the options and the version of the
 # source package, so a change of either builds anew. NYDUS_VM_KERNEL=/path/to/bzImage skips all of this.
@@ -10,12 +10,12 @@
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
-fragment=$here/kernel.config
+fragment=$here/fscache.config
 package=linux-source-6.12
 tarball=/usr/src/$package.tar.xz
 cache=${NYDUS_VM_CACHE:-${HOME:-/root}/.cache/nydus-ts/vm}
 
-say() { echo "build-kernel: $*" >&2; }
+say() { echo "fscache: $*" >&2; }
 
 if [ -n "${NYDUS_VM_KERNEL:-}" ]; then
   [ -r "$NYDUS_VM_KERNEL" ] || { say "NYDUS_VM_KERNEL=$NYDUS_VM_KERNEL cannot be read"; exit 3; }
@@ -27,14 +27,14 @@ print_only=no
 case ${1:-} in
   '') ;;
   --print) print_only=yes ;;
-  *) say "unknown argument $1; usage: build-kernel.sh [--print]"; exit 2 ;;
+  *) say "unknown argument $1; usage: fscache.sh [--print]"; exit 2 ;;
 esac
 
 # The tarball's own hash would cost a second; the package version says as much. A tarball put there by hand
 # (another distribution) has no version: its size and time stand in.
 version=$(dpkg-query -W -f '${Version}' "$package" 2>/dev/null) ||
   version=$(stat -c 'file-%s-%Y' "$tarball" 2>/dev/null) || version=none
-key=$({ echo "$version"; cat "$fragment"; } | sha256sum | cut -c1-16)
+key=$({ echo "$version"; grep CONFIG_ "$fragment"; } | sha256sum | cut -c1-16)
 image=$cache/bzImage-$key
 
 if [ -s "$image" ]; then
