@@ -112,16 +112,16 @@ t.test('registry', async t => {
 t.test('configurations that are refused', async t => {
   const refused = (type: string, config: unknown, code: string, message: RegExp): void =>
     void t.throws(() => createBackend(type, config, { logger }), { code, message }, `${type} ${message}`)
-  const all = /unknown key "hots", did you mean "host"\?.*'host' field is required.*'timeout' field/
+  const all = /\.hots: unknown key, did you mean "host"\?.*\.host: the key is missing.*\.timeout: 0 to/
   refused('registry', { repo: 'a', hots: 'x', timeout: -1 }, 'CONFIG_INVALID', all)
   for (const host of ['', 'http://x', 'a/b', 'u:p@x', 'a b'])
-    refused('registry', { host, repo: 'a' }, 'CONFIG_INVALID', /'host'/)
+    refused('registry', { host, repo: 'a' }, 'CONFIG_INVALID', /backend\.registry\.host: HOST/)
   for (const repo of ['', '/a', 'a/', '../a', 'A', 'a:tag', 'a?b'])
-    refused('registry', { host: 'x', repo }, 'CONFIG_INVALID', /'repo'/)
+    refused('registry', { host: 'x', repo }, 'CONFIG_INVALID', /backend\.registry\.repo: a repository/)
   const auth = Buffer.from('nocolon').toString('base64')
   refused('registry', { host: 'x', repo: 'a', auth }, 'CREDENTIALS_INVALID', /^(?!.*bm9jb2)/)
   refused('localfs', {}, 'CONFIG_INVALID', /neither "dir" nor "blob_file"/)
-  refused('localfs', null, 'CONFIG_INVALID', /backend.localfs is not a table/)
+  refused('localfs', null, 'CONFIG_INVALID', /backend.localfs: a table is wanted/)
   for (const type of ['oss', 's3', 'localdisk', 'http-proxy'])
     refused(type, {}, 'UNIMPLEMENTED', new RegExp(`type ${type} comes with a later release`))
   refused('registri', {}, 'CONFIG_INVALID', /did you mean "registry"/)
