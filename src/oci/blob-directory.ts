@@ -1,12 +1,10 @@
 /** Blobs as files of a directory, each under its id: what upstream calls the localfs backend, and a part of OCI layouts. */
-import { createHash, randomUUID } from 'node:crypto'
-import { createWriteStream } from 'node:fs'
-import { mkdir, rename, rm, stat } from 'node:fs/promises'
+import { createHash } from 'node:crypto'
+import { mkdir, stat } from 'node:fs/promises'
 import path from 'node:path'
-import { Readable } from 'node:stream'
-import { pipeline } from 'node:stream/promises'
 import { digestHex } from '../common/digest.js'
 import { asFault, fault, hasErrno } from '../common/fault.js'
+import { FileOutput } from '../common/file-output.js'
 import type { BlobContent, BlobId, BlobTarget, PutBlobOptions, StoreOptions } from './image-store.js'
 
 export class BlobDirectory implements BlobTarget {
@@ -41,10 +39,17 @@ export class BlobDirectory implements BlobTarget {
   }
 
   async putBlob(blob: BlobId, content: BlobContent, options: PutBlobOptions = {}): Promise<void> {
-    const stream = Readable.from(checked(blob, content, options))
-    await writeBeside(this.#file(blob.digest), file =>
-      pipeline(stream, createWriteStream(file, { flags: 'wx', flush: true })),
-    )
+    const file = this.#file(blob.digest)
+    const failure = `${file} cannot be written`
+    const output = await FileOutput.open(file, failure)
+    try {
+      for await (const piece of checked(blob, content, options)) await output.write(piece)
+      await output.flush()
+      await output.finish()
+    } catch (err) {
+      await output.abort()
+      throw asFault(err, 'FILE_UNREADABLE', failure)
+    }
   }
 
   takeBlob(): Promise<boolean> {
@@ -73,20 +78,4 @@ export async function* checked(
   const found = `sha256:${hash.digest('hex')}`
   if (found === digest && length === size) return
   throw fault('DIGEST_MISMATCH', `a blob to store has digest ${found} instead of ${digest}`)
-}
-
-/** Lets a file be written beside its path and renamed when it is whole. @throws FILE_UNREADABLE */
-export async function writeBeside(file: string, write: (beside: string) => Promise<void>): Promise<void> {
-  const beside = besidePath(file)
-  try {
-    await write(beside)
-    await rename(beside, file)
-  } catch (err) {
-    await rm(beside, { force: true })
-    throw asFault(err, 'FILE_UNREADABLE', `${file} cannot be written`)
-  }
-}
-
-export function besidePath(file: string): string {
-  return path.join(path.dirname(file), `.${path.basename(file)}.${randomUUID().slice(0, 8)}.partial`)
 }

@@ -1,13 +1,15 @@
 /** An OCI layout as an image target: a directory that may hold other images, or a new tar archive. */
+import { randomUUID } from 'node:crypto'
 import { createWriteStream } from 'node:fs'
-import { mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
+import { mkdir, readFile, rename, rm, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import tar from 'tar-stream'
 import { digestHex, sha256 } from '../common/digest.js'
 import { asFault, fault, hasErrno } from '../common/fault.js'
-import { BlobDirectory, besidePath, checked, writeBeside } from './blob-directory.js'
+import { replaceFile } from '../common/replace-file.js'
+import { BlobDirectory, checked } from './blob-directory.js'
 import {
   type BlobContent,
   type BlobId,
@@ -101,17 +103,13 @@ class DirectoryTarget extends LayoutTarget {
       if (hasErrno(err, 'ENOENT')) return undefined
       throw asFault(err, 'FILE_UNREADABLE', `${file} cannot be read`)
     })
-    await this.#write(path.join(this.#directory, LAYOUT_FILE), LAYOUT_VERSION)
-    await this.#write(file, addLayoutEntry(known, entry, this.reference))
+    replaceFile(path.join(this.#directory, LAYOUT_FILE), LAYOUT_VERSION)
+    replaceFile(file, addLayoutEntry(known, entry, this.reference))
   }
 
   async commit(): Promise<void> {}
 
   async close(): Promise<void> {}
-
-  #write(file: string, bytes: Uint8Array): Promise<void> {
-    return writeBeside(file, beside => writeFile(beside, bytes, { flush: true }))
-  }
 }
 
 /** The archive grows beside its name and takes it when it is complete. */
@@ -131,7 +129,7 @@ class ArchiveTarget extends LayoutTarget {
   constructor(name: string, reference: Reference, file: string) {
     super(name, reference)
     this.#file = file
-    this.#beside = besidePath(file)
+    this.#beside = `${file}.${randomUUID().slice(0, 8)}.partial`
     this.#written = pipeline(
       this.#pack as unknown as NodeJS.ReadableStream,
       createWriteStream(this.#beside, { flags: 'wx', flush: true }),
