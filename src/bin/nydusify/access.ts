@@ -1,33 +1,9 @@
-import { Option } from 'commander'
 import { fault } from '../../common/fault.js'
 import { openSource, openTarget } from '../../image/convert/open-store.js'
 import type { ImageSource, ImageTarget } from '../../oci/image-store.js'
 import { openLayoutSource } from '../../oci/layout-source.js'
 import { type Reference, parseReference } from '../../oci/reference.js'
-import { parseCount, parseDelay, pushChunkSizeOption } from './convert-options.js'
-
-/** Flags of commands that read one image and write another. */
-export interface AccessFlags {
-  sourceInsecure: boolean
-  targetInsecure: boolean
-  plainHttp: boolean
-  pushRetryCount: number
-  pushRetryDelay: number
-  pushChunkSize: number
-}
-
-export function accessOptions(): Option[] {
-  return [
-    new Option('--source-insecure', 'accept any certificate of the source, or plain HTTP').default(false),
-    new Option('--target-insecure', 'accept any certificate of the target, or plain HTTP').default(false),
-    new Option('--plain-http', 'speak plain HTTP to both registries').default(false),
-    new Option('--push-retry-count <n>', 'retries of a push').argParser(parseCount).default(3),
-    new Option('--push-retry-delay <duration>', 'first wait between them')
-      .argParser(parseDelay)
-      .default(5000, '5s'),
-    pushChunkSizeOption(),
-  ]
-}
+import { type AccessFlags, pushAccess } from './access-options.js'
 
 const FILE = 'file://'
 /** What an image is called in an archive when neither side has a name. */
@@ -50,9 +26,7 @@ export async function withImages(
     ? await openSource({ reference: from, insecure: sourceInsecure, plainHttp })
     : await openLayoutSource(source.slice(FILE.length))
   try {
-    const { pushRetryCount: retryLimit, pushRetryDelay: retryDelayMs, pushChunkSize: pushChunkBytes } = flags
-    const push = { plainHttp, insecure: targetInsecure, retryLimit, retryDelayMs, pushChunkBytes }
-    const into = await openTarget({ ...to, ...push })
+    const into = await openTarget({ ...to, ...pushAccess(flags), insecure: targetInsecure })
     try {
       await run(opened, into)
     } finally {

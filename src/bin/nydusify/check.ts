@@ -15,17 +15,15 @@ import { type StoreAccess, openSource } from '../../image/convert/open-store.js'
 import { type WantedPlatform, hostPlatform } from '../../oci/platform.js'
 import { parseReference } from '../../oci/reference.js'
 import { readBackendConfig } from '../backend-config.js'
+import { type RegistryFlags, registryOptions } from './access-options.js'
 import { stopSignal } from './access.js'
 import { parsePlatform } from './platforms.js'
 
-interface CheckFlags {
+interface CheckFlags extends RegistryFlags {
   target: string
   source?: string
   targetArchive?: string
   sourceArchive?: string
-  sourceInsecure: boolean
-  targetInsecure: boolean
-  plainHttp: boolean
   platform?: string
   workDir: string
   targetBackendType?: string
@@ -35,16 +33,13 @@ interface CheckFlags {
 
 /** `nydusify check`: manifest, bootstrap, and with a source every file. */
 export function addCheck(command: Command): void {
-  command
+  const check = command
     .command('check')
     .description('check an image, and that it is the same as the one it was made from')
     .addOption(new Option('--target <ref>', 'image to check').makeOptionMandatory())
     .option('--source <ref>', 'image to compare every file with')
     .option('--target-archive <file>', 'OCI layout or archive that holds the target')
     .option('--source-archive <file>', 'OCI layout or archive that holds the source')
-    .option('--source-insecure', 'accept any certificate of the source, or plain HTTP', false)
-    .option('--target-insecure', 'accept any certificate of the target, or plain HTTP', false)
-    .option('--plain-http', 'speak plain HTTP to both registries', false)
     .option('--platform <os/arch>', "of an index; default: linux on this machine's architecture")
     .option('--work-dir <dir>', 'gets manifests, configs and bootstraps; what was there is lost', './output')
     .option('--target-backend-type <type>', 'where the data of the target is: registry, localfs')
@@ -53,10 +48,11 @@ export function addCheck(command: Command): void {
     .addOption(new Option('--multi-platform', 'has no effect: an index is known by itself').hideHelp())
     .addOption(new Option('--nydus-image <path>', 'has no effect').hideHelp())
     .addOption(new Option('--nydusd <path>', 'has no effect: files are read without a mount').hideHelp())
-    .action(check)
+    .action(run)
+  for (const option of registryOptions()) check.addOption(option)
 }
 
-async function check(flags: CheckFlags): Promise<void> {
+async function run(flags: CheckFlags): Promise<void> {
   const signal = stopSignal('the check was stopped')
   const platform = flags.platform === undefined ? hostPlatform() : parsePlatform(flags.platform)
   const { plainHttp, targetArchive, sourceArchive, source } = flags

@@ -1,22 +1,19 @@
 import { Command, InvalidArgumentError, Option } from 'commander'
-import { parseDurationMs } from '../../common/duration.js'
 import { fault } from '../../common/fault.js'
 import { DEFAULT_LIMITS } from '../../image/tar/limits.js'
 import type { BackendConfigFlags } from '../backend-config.js'
-import { chunkSizeOption, parseBatchSize } from '../parse-size.js'
+import { chunkSizeOption, parseBatchSize, parseNumber } from '../parse-size.js'
+import { type AccessFlags, accessOptions } from './access-options.js'
 import { platformOptions } from './platforms.js'
 
 /** Options of `nydusify convert`, as commander gives them. */
-export interface ConvertFlags extends BackendConfigFlags {
+export interface ConvertFlags extends AccessFlags, BackendConfigFlags {
   backendType: string
   source: string
   sourceArchive?: string
   target?: string
   targetArchive?: string
   targetSuffix?: string
-  sourceInsecure: boolean
-  targetInsecure: boolean
-  plainHttp: boolean
   compressor: 'zstd' | 'lz4_block' | 'none'
   fsChunkSize: number
   fsVersion: '5' | '6'
@@ -38,9 +35,6 @@ export interface ConvertFlags extends BackendConfigFlags {
   prefetchDir: string
   prefetchPatterns: boolean
   outputJson?: string
-  pushRetryCount: number
-  pushRetryDelay: number
-  pushChunkSize: number
   maxLayerSize: number
   maxCompressionRatio: number
 }
@@ -70,9 +64,7 @@ export function addConvertOptions(command: Command): Command {
     new Option('--target-archive <file>', 'OCI archive to write instead; a directory becomes a layout'),
     new Option('--target <ref>', 'where the converted image goes, with a tag').conflicts('targetSuffix'),
     new Option('--target-suffix <text>', 'the source with this appended to its tag is the target'),
-    new Option('--source-insecure', 'accept any certificate of the source, or plain HTTP').default(false),
-    new Option('--target-insecure', 'accept any certificate of the target, or plain HTTP').default(false),
-    new Option('--plain-http', 'speak plain HTTP to both registries').default(false),
+    ...accessOptions(),
     new Option('--compressor <name>', 'of chunks').choices(['zstd', 'lz4_block', 'none']).default('zstd'),
     chunkSizeOption('--chunk-size, --fs-chunk-size <size>'),
     new Option('--fs-version <n>', 'RAFS version').choices(['5', '6']).default('6'),
@@ -94,11 +86,6 @@ export function addConvertOptions(command: Command): Command {
     new Option('--prefetch-dir <path>', 'directory to prefetch').default('/').conflicts('prefetchPatterns'),
     new Option('--prefetch-patterns', 'read paths to prefetch from standard input').default(false),
     new Option('--output-json <file>', 'write figures of the conversion'),
-    new Option('--push-retry-count <n>', 'retries of a push').argParser(parseCount).default(3),
-    new Option('--push-retry-delay <duration>', 'first wait between them')
-      .argParser(parseDelay)
-      .default(5000, '5s'),
-    pushChunkSizeOption(),
     new Option('--backend-type <type>', 'where blobs go')
       .choices(['registry', 'oss', 's3', 'localfs'])
       .default('registry'),
@@ -118,10 +105,10 @@ export function addConvertOptions(command: Command): Command {
       false,
     ),
     new Option('--max-layer-size <bytes>', 'refuse a layer with more uncompressed bytes')
-      .argParser(parseCount)
+      .argParser(parseNumber)
       .default(DEFAULT_LIMITS.maxBytes),
     new Option('--max-compression-ratio <n>', 'refuse a large layer that grows more than this')
-      .argParser(parseCount)
+      .argParser(parseNumber)
       .default(DEFAULT_LIMITS.maxRatio),
     ...[...LATER, ...Object.keys(WITHOUT_EFFECT)].map(flags => new Option(flags).hideHelp()),
   ]
@@ -172,32 +159,8 @@ function comesLater(what: string): Error {
   return fault('UNIMPLEMENTED', `nydusify convert ${what} comes with a later release: leave it out`)
 }
 
-/** How much of a blob one request of an upload carries. */
-export function pushChunkSizeOption(): Option {
-  return new Option('--push-chunk-size <size>', 'bytes of one request of an upload, as 16MB; 0 for 8MB')
-    .argParser(parseSize)
-    .default(0, '0MB')
-}
-
-function parseSize(text: string): number {
-  const [, digits, unit = ''] = /^([0-9]{1,9})(?:([kmg])i?)?b?$/i.exec(text) ?? []
-  if (digits === undefined) throw new InvalidArgumentError('It must be a size like 16MB.')
-  return Number(digits) * 1024 ** ' kmg'.indexOf(unit === '' ? ' ' : unit.toLowerCase())
-}
-
-export function parseCount(text: string): number {
-  if (!/^[0-9]{1,15}$/.test(text)) throw new InvalidArgumentError('It must be a whole number.')
-  return Number(text)
-}
-
 function parseRecords(text: string): number {
-  const count = parseCount(text)
+  const count = parseNumber(text)
   if (count < 1 || count > 200) throw new InvalidArgumentError('It must be a number from 1 to 200.')
   return count
-}
-
-export function parseDelay(text: string): number {
-  const delayMs = parseDurationMs(text)
-  if (delayMs === undefined || delayMs < 0) throw new InvalidArgumentError('It must be a duration like 5s.')
-  return delayMs
 }

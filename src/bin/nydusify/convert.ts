@@ -18,6 +18,7 @@ import type { ImageSource, ImageStore, ImageTarget } from '../../oci/image-store
 import { BlobDirectory } from '../../oci/blob-directory.js'
 import { type Reference, formatReference, parseReference } from '../../oci/reference.js'
 import { readBackendConfig } from '../backend-config.js'
+import { pushAccess } from './access-options.js'
 import { type ConvertFlags, addConvertOptions, checkConvertOptions } from './convert-options.js'
 import { stopSignal } from './access.js'
 import { openDictionary } from './dictionary.js'
@@ -129,8 +130,7 @@ async function withStores(
     closing.unshift(store)
     return store
   }
-  const { pushRetryCount: retryLimit, pushRetryDelay: retryDelayMs, pushChunkSize: pushChunkBytes } = flags
-  const push = { plainHttp, retryLimit, retryDelayMs, pushChunkBytes }
+  const push = pushAccess(flags)
   const cacheReference = tag === undefined ? optionalReference(flags.buildCache) : { ...target, tag }
   if (cacheReference && targetArchive !== undefined)
     throw fault('USAGE', '--build-cache needs a registry as target: leave out --target-archive')

@@ -2,7 +2,8 @@ import { Option, type Command } from 'commander'
 import { formatSize } from '../../image/convert/convert-progress.js'
 import { copyImage } from '../../image/convert/copy.js'
 import type { Platforms } from '../../image/convert/source-image.js'
-import { type AccessFlags, accessOptions, stopSignal, withImages } from './access.js'
+import { type AccessFlags, accessOptions } from './access-options.js'
+import { stopSignal, withImages } from './access.js'
 import { parsePlatforms, platformOptions } from './platforms.js'
 
 interface CopyFlags extends AccessFlags {

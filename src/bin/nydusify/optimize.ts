@@ -4,7 +4,8 @@ import { asFault, fault, hasErrno } from '../../common/fault.js'
 import { formatSize } from '../../image/convert/convert-progress.js'
 import { optimizeImage } from '../../image/convert/optimize.js'
 import { hostPlatform } from '../../oci/platform.js'
-import { type AccessFlags, accessOptions, stopSignal, withImages } from './access.js'
+import { type AccessFlags, accessOptions } from './access-options.js'
+import { stopSignal, withImages } from './access.js'
 import { parsePlatform } from './platforms.js'
 
 interface OptimizeFlags extends AccessFlags {
