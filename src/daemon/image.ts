@@ -5,13 +5,11 @@
 import { copyFileSync, existsSync, renameSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import type { Backend, BlobReader } from '../backend/reader.js'
-import { BlobMetaSource } from '../cache/blob-meta-source.js'
 import type { CachedBlob } from '../cache/cached-blob.js'
 import type { ChunkCache } from '../cache/chunk-cache.js'
+import { type DescribedBlob, describeBlobs } from '../cache/image-blobs.js'
 import { FileSource } from '../common/byte-source.js'
 import type { Logger } from '../common/log.js'
-import { type BlobEntry, requireServable } from '../erofs/blob-table.js'
-import { Bootstrap } from '../erofs/bootstrap.js'
 
 export interface ImageOptions {
   readonly bootstrapPath: string
@@ -54,12 +52,7 @@ export class Image {
     let source: FileSource | undefined
     try {
       source = new FileSource(bootstrapPath)
-      const bootstrap = Bootstrap.open(source)
-      for (const entry of bootstrap.blobs) {
-        // Told now, not by every read.
-        requireServable(entry)
-        open.push(await openBlob(bootstrap, entry, options))
-      }
+      for (const described of describeBlobs(source)) open.push(await openBlob(described, options))
       return new Image(options, source, open)
     } catch (err) {
       for (const { blob, reader } of open) await cache.closeBlob(blob, reader)
@@ -76,26 +69,19 @@ export class Image {
   }
 }
 
-async function openBlob(bootstrap: Bootstrap, entry: BlobEntry, options: ImageOptions): Promise<OpenBlob> {
+async function openBlob(described: DescribedBlob, options: ImageOptions): Promise<OpenBlob> {
   const { backend, bootstrapPath, cache, kept, logger, validate } = options
-  const reader = backend.open(entry.blobId)
-  adoptShippedMeta(bootstrapPath, cache.directory, entry.blobId)
-  const name = `fill:${entry.blobId}`
+  const { blobId, sizeBytes, chunkCount } = described
+  const reader = backend.open(blobId)
+  adoptShippedMeta(bootstrapPath, cache.directory, blobId)
+  const name = `fill:${blobId}`
   const fillFd = kept?.get(name)
   kept?.delete(name)
   const blob = await cache.openBlob({
-    blobId: entry.blobId,
-    sizeBytes: entry.uncompressedSize,
-    chunkCount: entry.chunkCount,
-    layoutSource: new BlobMetaSource({
-      directory: cache.directory,
-      blobId: entry.blobId,
-      blob: entry,
-      checks: bootstrap.chunkDigests(entry.index),
-      reader,
-      validate,
-      logger,
-    }),
+    blobId,
+    sizeBytes,
+    chunkCount,
+    layoutSource: described.layoutSource({ directory: cache.directory, reader, validate, logger }),
     reader,
     validate,
     ...(fillFd === undefined ? {} : { fillFd }),

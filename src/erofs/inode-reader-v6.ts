@@ -100,6 +100,10 @@ export class InodeReaderV6 implements InodeReader {
     return extents
   }
 
+  prefetchInos(): number[] {
+    return this.#bootstrap.prefetchNids()
+  }
+
   #inode(ino: number, type: InodeType): Inode {
     const inode = this.#bootstrap.inode(ino)
     requireType(ino, inode.type, type)

@@ -69,4 +69,6 @@ export interface InodeReader {
    * one cache file are one extent. @throws INODE_TYPE
    */
   extents(ino: number, offset: number, length: number): FileExtent[]
+  /** What the builder wants prefetched, in order; advice: a number may be of no inode. The root stands for everything. */
+  prefetchInos(): number[]
 }
