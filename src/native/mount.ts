@@ -9,14 +9,20 @@ export const MS = {
   NOSUID: 0x2,
   NODEV: 0x4,
   NOEXEC: 0x8,
+  SYNCHRONOUS: 0x10,
   REMOUNT: 0x20,
+  MANDLOCK: 0x40,
+  DIRSYNC: 0x80,
   NOATIME: 0x400,
+  NODIRATIME: 0x800,
   BIND: 0x1000,
   MOVE: 0x2000,
   REC: 0x4000,
   PRIVATE: 0x4_0000,
   SLAVE: 0x8_0000,
   SHARED: 0x10_0000,
+  RELATIME: 0x20_0000,
+  STRICTATIME: 0x100_0000,
 } as const
 
 export interface MountRequest extends JobOptions {
