@@ -9,13 +9,20 @@ import { readVersion } from '../common/version.js'
 import { getRealTimeNs } from '../native/clock.js'
 import { notifyServiceManager } from '../native/notify.js'
 import { dockerConfigCredentials } from '../oci/docker-config.js'
-import { backendConfigSource, readBackendTemplate } from '../snapshotter/backend-template.js'
+import {
+  backendConfigSource,
+  type NydusdTemplate,
+  readNydusdTemplate,
+} from '../snapshotter/backend-template.js'
 import { type Settings, resolveSettings } from '../snapshotter/config.js'
 import { parseFlags } from '../snapshotter/flags.js'
 import { Images } from '../snapshotter/images.js'
+import { MetricsServer } from '../snapshotter/metrics-server.js'
+import { RuntimeMounts } from '../snapshotter/runtime-mounts.js'
 import { SnapshotsServer } from '../snapshotter/server.js'
 import { Snapshotter } from '../snapshotter/snapshotter.js'
-import type { BackendConfig } from '../supervisor/image-mounts.js'
+import type { FuseOptions } from '../supervisor/daemons.js'
+import type { BackendConfigSource } from '../supervisor/image-mounts.js'
 import { Supervisor } from '../supervisor/supervisor.js'
 import { requireRoot, run } from './run.js'
 
@@ -40,13 +47,21 @@ async function serve(settings: Settings): Promise<void> {
   const log = openLog(settings)
   for (const warning of settings.warnings) log.warn(warning)
   // Read before anything is opened, so that a wrong one is told at once.
-  const template = readBackendTemplate(settings.nydusdConfigPath, settings.nydusdConfigGiven)
+  const template = readNydusdTemplate(settings.nydusdConfigPath, settings.nydusdConfigGiven)
+  const { metricsAddress, overlayHelper, cacheDirectory } = settings
+  const metricsServer = metricsAddress && (await MetricsServer.listen(metricsAddress, log))
   const store = await Store.open(path.join(settings.root, 'state'))
-  const images = openImages(settings, template, store, log)
+  const backendConfig = backendConfigSource(template.backend, dockerConfigCredentials(), log)
+  const images = openImages(settings, template, backendConfig, store, log)
+  const runtimeMounts =
+    overlayHelper === undefined
+      ? undefined
+      : new RuntimeMounts({ helper: overlayHelper, template: template.fuse, backendConfig, cacheDirectory })
   const snapshotter = await Snapshotter.open({
     ...settings,
     store,
     images,
+    ...(runtimeMounts && { runtimeMounts }),
     now: getRealTimeNs,
     log: log.child({ mod: 'snapshotter' }),
   })
@@ -69,28 +84,48 @@ async function serve(settings: Settings): Promise<void> {
   await snapshotter.close()
   await images.close({ cleanup: settings.cleanupOnClose })
   await store.close()
+  await metricsServer?.close()
   log.info('stopped')
 }
 
-function openImages(settings: Settings, template: BackendConfig, store: Store, log: Logger): Images {
-  if (settings.noImages !== undefined) return new Images(undefined, settings.noImages)
-  const logger = log.child({ mod: 'supervisor' })
+function openImages(
+  settings: Settings,
+  template: NydusdTemplate,
+  backendConfig: BackendConfigSource,
+  store: Store,
+  log: Logger,
+): Images {
+  if (settings.noImages !== undefined) {
+    const guestMounts = settings.overlayHelper !== undefined
+    return new Images(undefined, { whyNone: settings.noImages, guestMounts })
+  }
   const supervisor = new Supervisor({
     root: settings.root,
     store,
     cacheDirectory: settings.cacheDirectory,
     logDirectory: settings.logDirectory,
     runDirectory: runDirectory(settings),
-    // Upstream's word for the kernel path, by whichever driver the kernel has.
-    driver: settings.fsDriver === 'fscache' ? 'kernel' : settings.fsDriver,
+    driver: DRIVERS[settings.fsDriver] ?? settings.fsDriver,
+    ...(settings.fsDriver === 'fusedev' && { fuse: fuseOptions(settings, template) }),
     nydusdPath: settings.nydusdPath,
     logLevel: settings.logLevel,
     validate: true,
-    backendConfig: backendConfigSource(template, dockerConfigCredentials(), logger),
-    logger,
+    backendConfig,
+    logger: log.child({ mod: 'supervisor' }),
   })
   return new Images(supervisor)
 }
+
+function fuseOptions(
+  { root, threads, failoverPolicy, dedicated }: Settings,
+  { fuse: template }: NydusdTemplate,
+): FuseOptions {
+  const [mountpoint, socketDirectory] = [path.join(root, 'mnt'), path.join(root, 'socket')]
+  return { mountpoint, template, threads, failoverPolicy, dedicated, socketDirectory }
+}
+
+/** Upstream's words: for the kernel path, by whichever driver the kernel has, and for FUSE. */
+const DRIVERS: Readonly<Record<string, string>> = { fscache: 'kernel', fusedev: 'fuse' }
 
 /** Beside the socket, for /run is emptied at boot; several roots may share the directory. */
 function runDirectory({ address, root }: Settings): string {

@@ -15,6 +15,28 @@ export interface DaemonInfo {
   /** Ours: the kernel path in use and the process id. */
   driver: string
   pid: number
+  /** Ours: why none of the drivers that come first was taken, a sentence each; absent where it was the first. */
+  passed_over?: readonly string[]
+}
+
+/** Body of POST and PUT /api/v1/mount?mountpoint=/PATH. */
+export interface MountCommand {
+  /** Absolute path of the bootstrap. */
+  source: string
+  /** `rafs`. */
+  fs_type: string
+  /** The whole configuration as text, in any version. */
+  config: string
+  /** Absolute paths inside the image, instead of the image's own list. */
+  prefetch_files?: string[] | null
+}
+
+/** GET /api/v1/metrics/blobcache, as far as it is looked at here. */
+export interface BlobcacheInfo {
+  store_path: string
+  underlying_files: string[]
+  /** Every blob is complete. */
+  data_all_ready: boolean
 }
 
 /** Body of PUT /api/v2/blobs: upstream's blob cache entry of an fscache mount. */
@@ -41,8 +63,7 @@ export interface InstanceInfo {
   domain_id: string
   metadata_path: string
   driver: string
-  mount:
-    { kind: 'file'; source: string; devices: string[] } | { kind: 'fsid'; fsid: string; domainId: string }
+  mount: MountPlan
   blobs: { blob_id: string; size_bytes: number; complete: boolean }[]
   /**
    * A regular file and an offset in it whose bytes are not local; null when nothing is missing. The search takes time:
@@ -50,6 +71,10 @@ export interface InstanceInfo {
    */
   canary?: { path: string; offset: number } | null
 }
+
+/** How an image is mounted by the kernel: from files, the bootstrap and a device a blob, or by its name in the cache. */
+export type MountPlan =
+  { kind: 'file'; source: string; devices: string[] } | { kind: 'fsid'; fsid: string; domainId: string }
 
 /** One element of GET /api/v1/daemon/fds (ours): descriptors in the daemon's table that a keeper must duplicate. */
 export interface DescriptorInfo {

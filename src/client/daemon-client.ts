@@ -1,6 +1,16 @@
 import { Client } from 'undici'
 import { CODES, fault, type FaultCode, hasErrno } from '../common/fault.js'
-import type { BlobCacheEntry, DaemonInfo, DescriptorInfo, ErrorBody, InstanceInfo } from './api.js'
+import type {
+  BlobCacheEntry,
+  BlobcacheInfo,
+  DaemonInfo,
+  DescriptorInfo,
+  ErrorBody,
+  InstanceInfo,
+  MountCommand,
+} from './api.js'
+
+type Method = 'GET' | 'POST' | 'PUT' | 'DELETE'
 
 /** Which instance a call is about. */
 export interface InstanceName {
@@ -76,6 +86,24 @@ export class DaemonClient {
     await this.#call('DELETE', `/api/v2/blobs?${query(name)}`)
   }
 
+  /** Shows an image at a path of the daemon's FUSE mount. @throws INSTANCE_EXISTS */
+  async mount(path: string, command: MountCommand): Promise<void> {
+    await this.#call('POST', `/api/v1/mount?mountpoint=${encodeURIComponent(path)}`, command)
+  }
+
+  /** @throws INSTANCE_UNKNOWN */
+  async umount(path: string): Promise<void> {
+    await this.#call('DELETE', `/api/v1/mount?mountpoint=${encodeURIComponent(path)}`)
+  }
+
+  /** The cache of one image: a path of the FUSE mount, or an instance's id. @throws INSTANCE_UNKNOWN */
+  async blobcache(id: string): Promise<BlobcacheInfo> {
+    return (await this.#call(
+      'GET',
+      `/api/v1/metrics/blobcache?id=${encodeURIComponent(id)}`,
+    )) as BlobcacheInfo
+  }
+
   /** The answer to any GET of the API as the daemon wrote it, for tools that show it. */
   async getText(path: string): Promise<string> {
     return this.#send('GET', path)
@@ -85,12 +113,12 @@ export class DaemonClient {
     await this.#client.destroy()
   }
 
-  async #call(method: 'GET' | 'PUT' | 'DELETE', path: string, body?: unknown): Promise<unknown> {
+  async #call(method: Method, path: string, body?: unknown): Promise<unknown> {
     const text = await this.#send(method, path, body)
     return text === '' ? undefined : JSON.parse(text)
   }
 
-  async #send(method: 'GET' | 'PUT' | 'DELETE', path: string, body?: unknown): Promise<string> {
+  async #send(method: Method, path: string, body?: unknown): Promise<string> {
     const response = await this.#client
       .request({
         method,

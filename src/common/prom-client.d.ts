@@ -7,3 +7,7 @@ declare module 'prom-client/lib/counter.js' {
   import { Counter } from 'prom-client'
   export default Counter
 }
+declare module 'prom-client/lib/gauge.js' {
+  import { Gauge } from 'prom-client'
+  export default Gauge
+}

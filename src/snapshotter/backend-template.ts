@@ -3,25 +3,33 @@ import { fault, hasErrno } from '../common/fault.js'
 import type { Logger } from '../common/log.js'
 import { type Credential, type CredentialSource, credentialChain } from '../oci/credentials.js'
 import { parseReference, registryHost } from '../oci/reference.js'
+import { DEFAULT_FUSE_TEMPLATE, type FuseTemplate } from '../supervisor/fuse-config.js'
 import type { BackendConfig, BackendConfigSource } from '../supervisor/image-mounts.js'
 import { LABELS } from './labels.js'
 import type { Labels } from './snapshots.js'
 
-const REGISTRY: BackendConfig = { type: 'registry', config: {} }
+/** nydusd's JSON template: where blobs come from, and the rest of it. */
+export interface NydusdTemplate {
+  readonly backend: BackendConfig
+  /** For images that nydusd mounts by FUSE. */
+  readonly fuse: FuseTemplate
+}
+
+const DEFAULT: NydusdTemplate = { backend: { type: 'registry', config: {} }, fuse: DEFAULT_FUSE_TEMPLATE }
 
 /**
- * The backend section of nydusd's JSON template, in any of its shapes: `device.backend` (fusedev), `config.backend_type`
- * and `config.backend_config` (fscache), `backend` (version 2). The rest of the template is for nydusd's own eyes.
+ * Reads the template in any of its shapes: `device.backend` (fusedev), `config.backend_type` and
+ * `config.backend_config` (fscache), `backend` (version 2).
  *
  * @param given whether somebody named the file; the default one may be missing, then images come from their registry
  * @throws CONFIG_MISSING, CONFIG_INVALID; neither quotes the text, which holds passwords
  */
-export function readBackendTemplate(file: string, given: boolean): BackendConfig {
+export function readNydusdTemplate(file: string, given: boolean): NydusdTemplate {
   let text: string
   try {
     text = readFileSync(file, 'utf8')
   } catch (err) {
-    if (hasErrno(err, 'ENOENT') && !given) return REGISTRY
+    if (hasErrno(err, 'ENOENT') && !given) return DEFAULT
     throw fault(
       'CONFIG_MISSING',
       `nydusd's configuration ${file} cannot be read: name another --nydusd-config`,
@@ -30,39 +38,61 @@ export function readBackendTemplate(file: string, given: boolean): BackendConfig
       },
     )
   }
-  let template: unknown
+  let document: unknown
   try {
-    template = JSON.parse(text)
+    document = JSON.parse(text)
   } catch {
     throw fault('CONFIG_INVALID', `nydusd's configuration ${file} is not JSON: mend it`)
   }
-  const backend = backendOf(template)
-  if (!backend) {
+  const template = isObject(document) ? templateOf(document) : undefined
+  if (!template) {
     throw fault(
       'CONFIG_INVALID',
       `nydusd's configuration ${file} names no backend: it needs device.backend (fusedev) or config.backend_type and ` +
         'config.backend_config (fscache)',
     )
   }
-  return backend
+  return template
 }
 
-function backendOf(template: unknown): BackendConfig | undefined {
-  const fusedev = member(member(template, 'device'), 'backend')
-  const fscache = member(template, 'config')
-  const version2 = member(template, 'backend')
-  const candidates: [unknown, unknown][] = [
-    [member(fusedev, 'type'), member(fusedev, 'config')],
-    [member(fscache, 'backend_type'), member(fscache, 'backend_config')],
-    [member(version2, 'type'), member(version2, String(member(version2, 'type')))],
-  ]
-  const [type, config] = candidates.find(([type]) => typeof type === 'string' && type !== '') ?? []
-  if (typeof type !== 'string') return undefined
-  return { type, config: isObject(config) ? config : {} }
+function templateOf(document: Record<string, unknown>): NydusdTemplate | undefined {
+  const { device, config, backend, ...rest } = document
+  if (isNamed(member(device, 'backend'), 'type')) {
+    const { backend: own, ...others } = device as Record<string, unknown>
+    return {
+      backend: { type: textOf(own, 'type'), config: objectOf(member(own, 'config')) },
+      fuse: { ...DEFAULT_FUSE_TEMPLATE, ...rest, device: others },
+    }
+  }
+  if (isNamed(config, 'backend_type')) {
+    const prefetch = member(config, 'prefetch_config')
+    return {
+      backend: { type: textOf(config, 'backend_type'), config: objectOf(member(config, 'backend_config')) },
+      fuse: { ...DEFAULT_FUSE_TEMPLATE, ...(isObject(prefetch) ? { fs_prefetch: prefetch } : {}) },
+    }
+  }
+  if (isNamed(backend, 'type')) {
+    const type = textOf(backend, 'type')
+    return { backend: { type, config: objectOf(member(backend, type)) }, fuse: { ...rest, version: 2 } }
+  }
+  return undefined
+}
+
+function isNamed(value: unknown, name: string): boolean {
+  return textOf(value, name) !== ''
+}
+
+function textOf(value: unknown, name: string): string {
+  const text = member(value, name)
+  return typeof text === 'string' ? text : ''
+}
+
+function objectOf(value: unknown): Record<string, unknown> {
+  return isObject(value) ? value : {}
 }
 
 /**
- * Fills the template for each image when it is asked: host and repository of a registry, and the credentials of now. Of
+ * Fills the backend for each image when it is asked: host and repository of a registry, and the credentials of now. Of
  * a template for another kind of backend nothing changes.
  *
  * @param credentials asked after the labels of the image

@@ -2,7 +2,8 @@ import { lstat } from 'node:fs/promises'
 import path from 'node:path'
 import { FileSource } from '../common/byte-source.js'
 import { fault, hasErrno } from '../common/fault.js'
-import { parseSuperblock } from '../erofs/superblock.js'
+import { detectFormat, parseSuperblock } from '../erofs/superblock.js'
+import { parseSuperblockV5 } from '../erofs/v5/superblock.js'
 
 /** Where image builders put the merged bootstrap in its layer, the present place first. */
 const PLACES = [['image', 'image.boot'], ['image.boot']] as const
@@ -32,7 +33,18 @@ export async function findBootstrap(fsPath: string): Promise<string> {
 export async function checkBootstrap(fsPath: string): Promise<void> {
   const source = new FileSource(await findBootstrap(fsPath))
   try {
-    parseSuperblock(source)
+    if (detectFormat(source) === 'rafs-v5') parseSuperblockV5(source)
+    else parseSuperblock(source)
+  } finally {
+    source.close()
+  }
+}
+
+/** The version of a bootstrap that was checked. */
+export function readVersion(bootstrapPath: string): 5 | 6 {
+  const source = new FileSource(bootstrapPath)
+  try {
+    return detectFormat(source) === 'rafs-v5' ? 5 : 6
   } finally {
     source.close()
   }

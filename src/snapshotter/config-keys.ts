@@ -46,7 +46,7 @@ export const CONFIG_KEYS = {
     type: 'enum',
     default: 'shared',
     values: ['multiple', 'dedicated', 'shared', 'single', 'prefetch', 'none'],
-    help: 'shared: one nydusd for all images, in which the other modes end too; none: no nydusd, plain images only',
+    help: 'shared: one nydusd for all images; dedicated: one for each, with fusedev; none: no nydusd, plain images only',
   },
   cleanup_on_close: off('unmount every image and stop nydusd at shutdown'),
 
@@ -62,7 +62,7 @@ export const CONFIG_KEYS = {
   },
   'system.debug.pprof_address': text('profiling server', '', 'later'),
 
-  'metrics.address': text('Prometheus listener', '', 'later'),
+  'metrics.address': text('Prometheus listener, as :9110'),
   'metrics.hung_io_interval': {
     type: 'duration',
     default: '10s',
@@ -89,9 +89,14 @@ export const CONFIG_KEYS = {
     type: 'enum',
     default: 'auto',
     values: ['auto', 'fscache', 'fanotify', 'fusedev', 'blockdev', 'nodev', 'proxy'],
-    help: 'how images are mounted: auto, fscache (the kernel path, whichever there is), fanotify, fusedev',
+    help: 'how images are mounted: auto, fscache (the kernel path, whichever there is), fanotify, fusedev (FUSE)',
   },
-  'daemon.threads_number': { type: 'int', default: 0, max: 1024, help: 'threads of nydusd', effect: 'later' },
+  'daemon.threads_number': {
+    type: 'int',
+    default: 0,
+    max: 1024,
+    help: 'FUSE threads of nydusd, 0: its own choice',
+  },
   'daemon.log_rotation_size': {
     type: 'int',
     default: 100,
@@ -102,8 +107,7 @@ export const CONFIG_KEYS = {
     type: 'enum',
     default: 'resend',
     values: ['none', 'resend', 'flush'],
-    help: 'fusedev: what becomes of requests under way',
-    effect: 'later',
+    help: 'what becomes of FUSE requests under way when nydusd dies',
   },
   'daemon.log_level': text('log level of nydusd; that of the snapshotter counts', '', 'none'),
 
@@ -145,8 +149,10 @@ export const CONFIG_KEYS = {
     effect: 'later',
   },
 
-  'snapshot.enable_nydus_overlayfs': off('mounts for runtimes with nydus-overlayfs', 'later'),
-  'snapshot.nydus_overlayfs_path': text('nydus-overlayfs helper of such runtimes', '', 'later'),
+  'snapshot.enable_nydus_overlayfs': off(
+    'mounts of lazily read images tell runtimes like Kata what they are of',
+  ),
+  'snapshot.nydus_overlayfs_path': text('mount helper of such mounts, by default nydus-overlayfs'),
   'snapshot.enable_kata_volume': off('volume options for Kata Containers', 'later'),
   'snapshot.sync_remove': off('answer Remove after the directory is deleted'),
   'snapshot.enable_overlayfs_volatile': off('mount writable layers with volatile'),

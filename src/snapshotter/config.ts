@@ -28,6 +28,18 @@ export interface Settings {
   /** Whether somebody named that file; the default one may be missing. */
   readonly nydusdConfigGiven: boolean
   readonly fsDriver: string
+  /** One nydusd for each image; with `fusedev` only. */
+  readonly dedicated: boolean
+  /** FUSE threads of nydusd; 0: its own choice. */
+  readonly threads: number
+  readonly failoverPolicy: string
+  /**
+   * Helper of mounts that tell a runtime which image is below (Kata mounts it in the guest); `undefined` for plain
+   * overlays.
+   */
+  readonly overlayHelper: string | undefined
+  /** Where metrics are served, `undefined` for nowhere. */
+  readonly metricsAddress: ListenAddress | undefined
   readonly logLevel: string
   readonly logDirectory: string
   readonly logToStdout: boolean
@@ -36,6 +48,12 @@ export interface Settings {
   readonly cacheDirectory: string
   /** Sentences about what was given and has no effect, for the log. */
   readonly warnings: readonly string[]
+}
+
+export interface ListenAddress {
+  /** Empty: all of this machine's. */
+  readonly host: string
+  readonly port: number
 }
 
 /** Unix socket paths have 108 bytes, of which names below the root take up to 38. */
@@ -87,6 +105,15 @@ function settingsOf(
     nydusdConfigPath: text('daemon.nydusd_config'),
     nydusdConfigGiven: explicit.has('daemon.nydusd_config'),
     fsDriver: text('daemon.fs_driver'),
+    dedicated: isDedicated(text('daemon_mode')) && text('daemon.fs_driver') === 'fusedev',
+    threads: Number(values.get('daemon.threads_number')),
+    failoverPolicy: text('daemon.failover_policy'),
+    // Volumes for Kata take the place of the option, as upstream has it.
+    overlayHelper:
+      on('snapshot.enable_nydus_overlayfs') && !on('snapshot.enable_kata_volume')
+        ? text('snapshot.nydus_overlayfs_path') || 'nydus-overlayfs'
+        : undefined,
+    metricsAddress: parseListenAddress(text('metrics.address')),
     logLevel: text('log.level'),
     logDirectory: orDefault('log.dir', 'logs'),
     logToStdout: on('log.log_to_stdout'),
@@ -94,17 +121,19 @@ function settingsOf(
     alwaysVolatile: on('snapshot.enable_overlayfs_volatile'),
     cacheDirectory: orDefault('cache_manager.cache_dir', 'cache'),
     warnings: [
-      ...[...explicit].flatMap(([key, value]) => warningOf(key, value)),
+      ...[...explicit].flatMap(([key, value]) => warningOf(key, value, text('daemon.fs_driver'))),
       ...ineffective.map(flag => `${flag} has no effect`),
     ],
   }
 }
 
 /** A part that is not built is worth a word only where its value asks for something. */
-function warningOf(key: ConfigKeyName, value: ConfigValue): string[] {
+function warningOf(key: ConfigKeyName, value: ConfigValue, driver: string): string[] {
   const spec: ConfigKey = configKey(key)
-  if (key === 'daemon_mode' && value !== 'none' && value !== 'shared')
-    return [`daemon_mode ${JSON.stringify(value)} is served by one shared nydusd`]
+  if (key === 'daemon_mode') {
+    const shared = value === 'none' || value === 'shared' || (driver === 'fusedev' && isDedicated(value))
+    return shared ? [] : [`daemon_mode ${JSON.stringify(value)} is served by one shared nydusd`]
+  }
   if (key === 'daemon.fs_driver') {
     const reason = noImagesReason('shared', String(value))
     return reason === undefined ? [] : [`lazily read images cannot be mounted: ${reason}`]
@@ -117,12 +146,23 @@ function warningOf(key: ConfigKeyName, value: ConfigValue): string[] {
   ]
 }
 
-const BUILT_DRIVERS: ReadonlySet<string> = new Set(['auto', 'fscache', 'fanotify'])
+const BUILT_DRIVERS: ReadonlySet<string> = new Set(['auto', 'fscache', 'fanotify', 'fusedev'])
+
+/** Upstream's two words for one nydusd an image. */
+function isDedicated(mode: ConfigValue): boolean {
+  return mode === 'dedicated' || mode === 'multiple'
+}
+
+/** `host:port`, `[v6]:port` or `:port`; `undefined` for what is none, and for nothing. */
+function parseListenAddress(text: string): ListenAddress | undefined {
+  const [, v6, host = v6 ?? '', port] = /^(?:\[([^\]]*)\]|([^:]*)):(\d{1,5})$/.exec(text) ?? []
+  return port === undefined || Number(port) > 65_535 ? undefined : { host, port: Number(port) }
+}
 
 function noImagesReason(mode: string, driver: string): string | undefined {
   if (mode === 'none') return 'daemon_mode none starts no nydusd, use shared'
   if (!BUILT_DRIVERS.has(driver))
-    return `fs_driver ${driver} comes with a later release, use auto, fscache or fanotify`
+    return `fs_driver ${driver} comes with a later release, use auto, fscache, fanotify or fusedev`
   return undefined
 }
 
@@ -167,6 +207,9 @@ function problemsOf(values: ReadonlyMap<ConfigKeyName, ConfigValue>): string[] {
     problems.push(
       'remote.auth.enable_kubelet_credential_providers needs .credential_provider_config and .credential_provider_bin_dir',
     )
+  const metrics = text('metrics.address')
+  if (metrics !== '' && !parseListenAddress(metrics))
+    problems.push(`metrics.address ${JSON.stringify(metrics)} is no address such as :9110 or 127.0.0.1:9110`)
   const mirrors = text('remote.mirrors_config.dir')
   if (mirrors !== '' && !statSync(mirrors, { throwIfNoEntry: false })?.isDirectory())
     problems.push(`remote.mirrors_config.dir ${mirrors} is no directory`)

@@ -29,6 +29,10 @@ export class Directories {
     return new Directories(root)
   }
 
+  path(id: string): string {
+    return path.join(this.#root, id)
+  }
+
   fsPath(id: string): string {
     return path.join(this.#root, id, 'fs')
   }

@@ -1,5 +1,5 @@
 import { fault } from '../common/fault.js'
-import type { ImageMounts } from '../supervisor/image-mounts.js'
+import type { ImageMounts, ImageSpec } from '../supervisor/image-mounts.js'
 import { findBootstrap } from './bootstrap.js'
 import { imageRefOf, printableLabels } from './labels.js'
 import type { Labels } from './snapshots.js'
@@ -20,17 +20,20 @@ export interface ImageLayer {
 export class Images {
   readonly #mounts: ImageMounts | undefined
   readonly #whyNone: string
+  readonly #guestMounts: boolean
   #recovery: Promise<void> | undefined
   /** Mounts under way, by layer: containers that start together share one. */
   readonly #mounting = new Map<string, Promise<string>>()
 
   /**
    * @param mounts `undefined` where no image can be mounted: plain layers work all the same
-   * @param whyNone the reason for that, for those who ask for an image
+   * @param options.whyNone the reason for that, for those who ask for an image
+   * @param options.guestMounts a runtime mounts images in its guests: where none can be mounted here, nobody minds
    */
-  constructor(mounts: ImageMounts | undefined, whyNone = '') {
+  constructor(mounts: ImageMounts | undefined, options: { whyNone?: string; guestMounts?: boolean } = {}) {
     this.#mounts = mounts
-    this.#whyNone = whyNone
+    this.#whyNone = options.whyNone ?? ''
+    this.#guestMounts = options.guestMounts ?? false
   }
 
   /** Takes mounts of an earlier run back; a second call waits for the first unless that failed. */
@@ -49,14 +52,13 @@ export class Images {
    */
   async ensureMounted(layer: ImageLayer): Promise<string> {
     if (!this.#mounts) {
+      if (this.#guestMounts) return layer.fsPath
       throw fault(
         'DRIVER_UNSUPPORTED',
         `snapshot ${layer.id} is a lazily read image, which cannot be mounted: ${this.#whyNone}`,
       )
     }
     await this.recover()
-    const mounted = this.#mounts.get(layer.id)
-    if (mounted) return mounted.mountpoint
     const underWay = this.#mounting.get(layer.id)
     if (underWay) return underWay
     const mounting = this.#mount(this.#mounts, layer).finally(() => this.#mounting.delete(layer.id))
@@ -64,7 +66,8 @@ export class Images {
     return mounting
   }
 
-  async #mount(mounts: ImageMounts, layer: ImageLayer): Promise<string> {
+  /** What the supervisor is told of an image. @throws SNAPSHOT_LABELS, RAFS_NOT_RAFS */
+  async specOf(layer: ImageLayer): Promise<ImageSpec> {
     const imageRef = imageRefOf(layer.labels)
     if (imageRef === undefined) {
       throw fault(
@@ -75,14 +78,17 @@ export class Images {
           'with ctr-remote image rpull, and pull again',
       )
     }
-    const { mountpoint } = await mounts.mount({
+    return {
       id: layer.id,
       imageRef,
       bootstrapPath: await findBootstrap(layer.fsPath),
       mountpoint: layer.mountPath,
       labels: layer.labels,
-    })
-    return mountpoint
+    }
+  }
+
+  async #mount(mounts: ImageMounts, layer: ImageLayer): Promise<string> {
+    return (await mounts.mount(await this.specOf(layer))).mountpoint
   }
 
   /** Unmounts the image of a snapshot that is no more. */

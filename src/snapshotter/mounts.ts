@@ -12,8 +12,16 @@ export interface MountInput {
   readonly lowerPaths: readonly string[]
   /** Mountpoint of the lazily read image that replaces everything below the last of `lowerPaths`. */
   readonly imagePath?: string
+  /** For a runtime that mounts the image by itself, in its guest. */
+  readonly runtime?: RuntimeMount
   /** Every writable overlay may lose its upper layer in a power cut. */
   readonly alwaysVolatile: boolean
+}
+
+/** What takes the place of a plain overlay: a mount helper, and an option for the runtime, which the helper drops. */
+export interface RuntimeMount {
+  readonly helper: string
+  readonly option: string
 }
 
 /**
@@ -21,7 +29,7 @@ export interface MountInput {
  * On a lazily read image it is an overlay always, whose lowest layer is the image's mountpoint.
  */
 export function mountsOf(input: MountInput): Mount[] {
-  const { upperPath, lowerPaths, imagePath } = input
+  const { upperPath, lowerPaths, imagePath, runtime } = input
   const idMapping = idMappingOptions(input.labels)
   if (imagePath === undefined) {
     const [nearest = upperPath] = lowerPaths
@@ -33,12 +41,13 @@ export function mountsOf(input: MountInput): Mount[] {
   if (input.kind === 'view' && lowers.length === 1) lowers.push(upperPath)
   return [
     {
-      type: 'overlay',
+      type: runtime ? `fuse.${runtime.helper}` : 'overlay',
       source: 'overlay',
       options: [
         ...(input.kind === 'active' ? writableOptions(input) : []),
         ...idMapping,
         `lowerdir=${lowers.map(escapeLower).join(':')}`,
+        ...(runtime ? [runtime.option] : []),
       ],
     },
   ]

@@ -5,11 +5,12 @@ import { checkBootstrap } from './bootstrap.js'
 import { type SkippedLayer, decideBase, decideLayer } from './decide.js'
 import { Directories } from './directories.js'
 import { parseFilters } from './filter.js'
-import type { Images } from './images.js'
+import type { ImageLayer, Images } from './images.js'
 import { LABELS } from './labels.js'
 import { Metadata } from './metadata.js'
-import { mountsOf } from './mounts.js'
+import { type MountInput, mountsOf } from './mounts.js'
 import { Reclaimer } from './reclaimer.js'
+import type { RuntimeMounts } from './runtime-mounts.js'
 import type {
   CommitRequest,
   CreateRequest,
@@ -29,6 +30,8 @@ export interface SnapshotterOptions {
   readonly store: Store
   /** Lazily read images. */
   readonly images: Images
+  /** Tells runtimes what image is below; absent where mounts are plain overlays. */
+  readonly runtimeMounts?: RuntimeMounts
   /** Where the chunk cache keeps its files. */
   readonly cacheDirectory: string
   /** Remove answers after the directory is gone. */
@@ -183,17 +186,26 @@ export class Snapshotter implements Snapshots {
       workPath: this.#directories.workPath(record.id),
       lowerPaths: plain.map(({ id }) => this.#directories.fsPath(id)),
       alwaysVolatile: this.#options.alwaysVolatile,
-      ...(image ? { imagePath: await this.#ensureMounted(image) } : {}),
+      ...(image ? await this.#mountImage(image, record) : {}),
     })
   }
 
-  async #ensureMounted({ id, labels }: SnapshotRecord): Promise<string> {
-    return await this.#options.images.ensureMounted({
+  /** The part of a snapshot's mounts that the image below it decides. */
+  async #mountImage(
+    { id, labels }: SnapshotRecord,
+    above: SnapshotRecord,
+  ): Promise<Pick<MountInput, 'imagePath' | 'runtime'>> {
+    const { images, runtimeMounts } = this.#options
+    const layer: ImageLayer = {
       id,
       labels,
       fsPath: this.#directories.fsPath(id),
       mountPath: this.#directories.mountPath(id),
-    })
+    }
+    const imagePath = await images.ensureMounted(layer)
+    if (!runtimeMounts) return { imagePath }
+    const directory = this.#directories.path(above.id)
+    return { imagePath, runtime: await runtimeMounts.mountOf(await images.specOf(layer), directory) }
   }
 
   /** Takes back a snapshot that was made and cannot be mounted, so that the same call can be tried again. */

@@ -40,11 +40,21 @@ export async function readUsage(directory: string): Promise<Usage> {
   return { sizeBytes, inodes: seen.size }
 }
 
-/** Disk space of the files of one blob in the cache directory: `<hex>` and `<hex>.<anything>`. */
+/**
+ * Disk space of the files of one blob in the cache directory, `<hex>` and `<hex>.<anything>`, and in the directories
+ * below it, which daemons of single images have to themselves.
+ */
 export async function readBlobUsage(cacheDirectory: string, blobId: string): Promise<Usage> {
-  const names = (await ifPresent(readdir(cacheDirectory))) ?? []
-  const own = names.filter(name => name === blobId || name.startsWith(`${blobId}.`))
-  const usages = await Promise.all(own.map(name => readUsage(path.join(cacheDirectory, name))))
+  const isOwn = (name: string): boolean => name === blobId || name.startsWith(`${blobId}.`)
+  const entries = (await ifPresent(readdir(cacheDirectory, { withFileTypes: true }))) ?? []
+  const files = entries.filter(({ name }) => isOwn(name)).map(({ name }) => path.join(cacheDirectory, name))
+  for (const entry of entries) {
+    if (!entry.isDirectory()) continue
+    const directory = path.join(cacheDirectory, entry.name)
+    const names = (await ifPresent(readdir(directory))) ?? []
+    files.push(...names.filter(isOwn).map(name => path.join(directory, name)))
+  }
+  const usages = await Promise.all(files.map(file => readUsage(file)))
   return {
     sizeBytes: usages.reduce((sum, usage) => sum + usage.sizeBytes, 0),
     inodes: usages.reduce((sum, usage) => sum + usage.inodes, 0),

@@ -14,11 +14,7 @@ export class DescriptorKeeper {
   /** Takes duplicates of what the daemon names and is not kept yet, and lets go of what it no longer names. */
   keep(daemonPid: number, wanted: readonly DescriptorInfo[]): void {
     const names = new Set(wanted.map(({ name }) => name))
-    for (const [name, fd] of this.#kept) {
-      if (names.has(name)) continue
-      this.#kept.delete(name)
-      closeSync(fd)
-    }
+    this.drop(name => !names.has(name))
     const missing = wanted.filter(({ name }) => !this.#kept.has(name))
     if (missing.length === 0) return
     const pidFd = openPidfd(daemonPid)
@@ -26,6 +22,15 @@ export class DescriptorKeeper {
       for (const { name, fd } of missing) this.#kept.set(name, takeDescriptor(pidFd, fd))
     } finally {
       closeSync(pidFd)
+    }
+  }
+
+  /** Lets go of those whose names match. */
+  drop(matches: (name: string) => boolean): void {
+    for (const [name, fd] of this.#kept) {
+      if (!matches(name)) continue
+      this.#kept.delete(name)
+      closeSync(fd)
     }
   }
 
@@ -40,7 +45,6 @@ export class DescriptorKeeper {
 
   /** Lets go of everything: when the daemon holds it too, or nothing is mounted. */
   release(): void {
-    for (const fd of this.#kept.values()) closeSync(fd)
-    this.#kept.clear()
+    this.drop(() => true)
   }
 }

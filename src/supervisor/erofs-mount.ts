@@ -1,7 +1,7 @@
 /** Mounting one image and proving that its reads are intercepted. */
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
-import type { InstanceInfo } from '../client/api.js'
+import type { InstanceInfo, MountPlan } from '../client/api.js'
 import { asFault, fault, hasErrno } from '../common/fault.js'
 import type { Logger } from '../common/log.js'
 import { probeRead } from '../native/file.js'
@@ -18,25 +18,20 @@ export function isErofsMounted(mountpoint: string): boolean {
 }
 
 /**
- * Mounts what the daemon planned. One call at a time: what is new in sysfs is then its own.
+ * Mounts an image as planned. One call at a time: what is new in sysfs is then its own.
  * @returns names below /sys/fs/erofs of which one is its superblock
  * @throws MOUNT_FAILED, LOOP_DEVICE
  */
-export async function mountInstance(
-  instance: InstanceInfo,
-  mountpoint: string,
-  logger: Logger,
-): Promise<string[]> {
-  const { mount } = instance
+export async function mountPlanned(plan: MountPlan, mountpoint: string, logger: Logger): Promise<string[]> {
   mkdirSync(mountpoint, { recursive: true, mode: 0o755 })
   const superblocks = listSuperblocks()
   const devices = listBackingDevices()
-  const plan =
-    mount.kind === 'file'
-      ? { source: mount.source, devices: mount.devices }
-      : { source: mount.fsid, fsid: mount.fsid, domainId: mount.domainId }
+  const request =
+    plan.kind === 'file'
+      ? { source: plan.source, devices: plan.devices }
+      : { source: plan.fsid, fsid: plan.fsid, domainId: plan.domainId }
   try {
-    await mountErofs({ ...plan, target: mountpoint, timeoutMs: MOUNT_TIMEOUT_MS })
+    await mountErofs({ ...request, target: mountpoint, timeoutMs: MOUNT_TIMEOUT_MS })
   } catch (err) {
     throw fault('MOUNT_FAILED', `the kernel does not mount the image: ${asFault(err).message}`, {
       cause: err,

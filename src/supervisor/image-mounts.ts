@@ -11,9 +11,8 @@ export interface ImageSpec {
   readonly imageRef: string
   /** Absolute path of the merged bootstrap. */
   readonly bootstrapPath: string
-  /** Directory to mount on; created when missing. */
+  /** The image's own directory to mount on; created when missing. */
   readonly mountpoint: string
-  /** Directory with `<blob id>.blob.meta` files beside the bootstrap. */
   readonly labels: Readonly<Record<string, string>>
 }
 
@@ -27,8 +26,12 @@ export interface BackendConfig {
 export type BackendConfigSource = (spec: ImageSpec) => Promise<BackendConfig>
 
 export interface MountedImage extends ImageSpec {
-  /** `fscache` or `fanotify`. */
+  /**
+   * `fscache`, `fanotify`, `fuse`, or `erofs`: mounted by FUSE first, and since all of it is local by the kernel alone.
+   */
   readonly driver: string
+  /** Where it is now: the directory of its own, or one below the daemon's FUSE mount. */
+  readonly mountpoint: string
 }
 
 export interface ImageMounts {
@@ -36,6 +39,7 @@ export interface ImageMounts {
   start(): Promise<void>
   /**
    * Mounts the image unless it is mounted. Calls for one id are run one at a time; the second gets the first's result.
+   * One that FUSE serves may have moved to the kernel meanwhile: ask again for each container.
    * @throws DRIVER_UNSUPPORTED, DAEMON_START, MOUNT_FAILED, CANARY_FAILED, LOOP_DEVICE, RAFS_* and backend faults
    */
   mount(spec: ImageSpec): Promise<MountedImage>

@@ -1,55 +1,52 @@
 /**
- * The supervisor: one shared daemon, one EROFS mount an image, and a second holder of every kernel descriptor.
+ * The supervisor: daemons, one mount an image, and a second holder of every kernel descriptor.
  *
- * Invariants: nothing is mounted before its descriptors have a second holder; mounts are made one at a time; an instance
- * is released only when its superblock is gone; nothing that may wait for the daemon runs on this thread; no credential
- * is stored.
+ * Invariants: mounts are made one at a time; the daemon lets go of an image only when its superblock is gone; nothing
+ * that may wait for a daemon runs on this thread.
  */
-import { createHash } from 'node:crypto'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { writeFileSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
-import type { BlobCacheEntry } from '../client/api.js'
-import type { InstanceName } from '../client/daemon-client.js'
-import { asFault, isFault } from '../common/fault.js'
+import { FileSource } from '../common/byte-source.js'
+import { asFault, fault } from '../common/fault.js'
 import type { Logger } from '../common/log.js'
-import { isErofsMounted, mountInstance, proveInterception, unmountAll } from './erofs-mount.js'
+import { detectFormat } from '../erofs/superblock.js'
+import { Daemons, type DaemonsOptions, SHARED } from './daemons.js'
+import { isErofsMounted, unmountAll } from './erofs-mount.js'
+import { DEFAULT_FUSE_TEMPLATE } from './fuse-config.js'
+import { findFuseMount } from './fuse-mount.js'
+import { FusePath } from './fuse-path.js'
 import type { BackendConfigSource, ImageMounts, ImageSpec, MountedImage } from './image-mounts.js'
-import { type KnownImage, SharedDaemon, type SharedDaemonOptions } from './shared-daemon.js'
+import {
+  freshFsid,
+  type FusePlace,
+  GENERATION_KEY,
+  type ImageRecord,
+  MOUNTED_PREFIX,
+  mountedKey,
+  RELEASING_PREFIX,
+  releasingKey,
+} from './image-record.js'
+import { KernelPath } from './kernel-path.js'
+import { countDriver, countFallback, countImages } from './metrics.js'
+import type { ServingPath } from './serving-path.js'
 import { listSuperblocks, superblocksGone } from './superblock.js'
+import type { KnownImage, WatchedDaemon } from './watched-daemon.js'
 
-export interface SupervisorOptions extends SharedDaemonOptions {
+export interface SupervisorOptions extends DaemonsOptions {
   /** The snapshotter's root: the domain of its images is derived from it. */
   readonly root: string
   readonly backendConfig: BackendConfigSource
 }
 
-/** What is stored of an image; everything else is asked for again. */
-interface ImageRecord {
-  spec: ImageSpec
-  /** Fresh per mount: bootstrap digest and generation. */
-  fsid: string
-  /**
-   * Names below /sys/fs/erofs, once mounted: its superblock, and any that somebody else mounted at the same moment. It
-   * counts as gone when all of them are.
-   */
-  superblocks: string[]
-  state: 'mounting' | 'mounted' | 'releasing'
-}
-
 /** How long a stop with clean-up waits for containers to let go of images. */
 const RELEASE_TIMEOUT_MS = 5_000
-
-const GENERATION_KEY = 'supervisor/generation'
-const MOUNTED_PREFIX = 'supervisor/instance/'
-const RELEASING_PREFIX = 'supervisor/releasing/'
-const mountedKey = (id: string): string => `${MOUNTED_PREFIX}${id}`
-const releasingKey = (fsid: string): string => `${RELEASING_PREFIX}${fsid}`
 
 export class Supervisor implements ImageMounts {
   readonly #options: SupervisorOptions
   readonly #logger: Logger
-  readonly #domainId: string
-  readonly #daemon: SharedDaemon
+  readonly #daemons: Daemons
+  readonly #kernel: KernelPath
+  readonly #fuse: FusePath
   readonly #images = new Map<string, ImageRecord>()
   /** Unmounted images whose superblock is not gone yet, by fsid. */
   readonly #releasing = new Map<string, ImageRecord>()
@@ -61,8 +58,12 @@ export class Supervisor implements ImageMounts {
   constructor(options: SupervisorOptions) {
     this.#options = options
     this.#logger = options.logger
-    this.#domainId = `nydus-${createHash('sha256').update(options.root).digest('hex').slice(0, 16)}`
-    this.#daemon = new SharedDaemon(options, () => this.#knownImages())
+    this.#daemons = new Daemons(options, key => this.#knownImages(key))
+    this.#kernel = new KernelPath(options, () => this.#daemons.shared)
+    this.#fuse = new FusePath(
+      { ...options, fuseTemplate: options.fuse?.template ?? DEFAULT_FUSE_TEMPLATE },
+      ({ daemon, mountpoint }) => this.#daemons.serving(daemon, mountpoint),
+    )
   }
 
   start(): Promise<void> {
@@ -75,17 +76,23 @@ export class Supervisor implements ImageMounts {
   }
 
   async mount(spec: ImageSpec): Promise<MountedImage> {
+    const ready = this.#images.get(spec.id)
+    if (ready?.state === 'mounted' && !this.#fuse.mayTakeOver(ready)) return this.#describe(ready)
     return this.#serially(async () => {
       await this.start()
       const known = this.#images.get(spec.id)
-      return this.#describe(known?.state === 'mounted' ? known : await this.#mountNew(spec))
+      const record = known?.state === 'mounted' ? known : await this.#mountNew(spec)
+      if (await this.#fuse.takeOver(record)) await this.#save(record)
+      return this.#describe(record)
     })
   }
 
   async unmount(id: string): Promise<void> {
     return this.#serially(async () => {
       const record = this.#images.get(id)
-      if (record) await this.#unmount(record)
+      if (!record) return
+      record.discard = true
+      await this.#unmount(record)
     })
   }
 
@@ -105,75 +112,80 @@ export class Supervisor implements ImageMounts {
 
   async close(options: { cleanup: boolean }): Promise<void> {
     if (options.cleanup) {
-      for (const id of [...this.#images.keys()]) await this.unmount(id)
+      for (const record of [...this.#images.values()]) await this.#serially(() => this.#unmount(record))
       await Promise.race([Promise.all(this.#releases), delay(RELEASE_TIMEOUT_MS, undefined, { ref: false })])
     }
     this.#closing.abort()
     await this.#started?.catch(() => undefined)
-    if (options.cleanup) {
+    if (options.cleanup && this.#daemons.hasShared) {
       // A daemon that ends under a container would leave it zeros or errors to read.
-      if (this.#releasing.size === 0) await this.#daemon.stop()
+      if (this.#releasing.size === 0) await this.#daemons.end(SHARED, this.#options.fuse?.mountpoint, false)
       else
         this.#logger.warn(
           { images: this.#releasing.size },
           'images are still in use: the daemon is left running',
         )
     }
-    await this.#daemon.close()
+    await this.#daemons.close()
   }
 
   async #mountNew(spec: ImageSpec): Promise<ImageRecord> {
     const { store } = this.#options
     const generation = ((await store.get<number>(GENERATION_KEY)) ?? 0) + 1
+    const fuse = this.#placeFor(spec)
     const record: ImageRecord = {
       spec,
       fsid: freshFsid(spec.bootstrapPath, generation),
       superblocks: [],
       state: 'mounting',
+      ...(fuse ? { fuse } : {}),
     }
     await store.write([
       { type: 'put', key: GENERATION_KEY, value: generation },
       { type: 'put', key: mountedKey(spec.id), value: record },
     ])
-    const entry = await this.#entryOf(record)
     try {
-      await this.#bind(record, entry)
-      const instance = await this.#daemon.call(client => client.instance(this.#name(record)))
-      record.superblocks = await mountInstance(instance, spec.mountpoint, this.#logger)
-      await proveInterception(instance, spec.mountpoint)
-      await this.#daemon.call(client => client.mounted(this.#name(record)))
+      if (fuse && fuse.daemon !== SHARED) await this.#daemons.get(fuse.daemon, fuse.mountpoint).launch()
+      await this.#pathOf(record).mount(record, () => this.#images.set(spec.id, record))
     } catch (err) {
       this.#images.delete(spec.id)
       await this.#undo(record)
       throw err
     }
     record.state = 'mounted'
-    await store.write([{ type: 'put', key: mountedKey(spec.id), value: record }])
+    await this.#save(record)
+    const { driver, mountpoint } = this.#describe(record)
+    const requested = this.#options.driver
+    const fallback = fuse && requested !== 'fuse' ? (fuse.version === 5 ? 'rafs-v5' : 'kernel') : undefined
+    if (fallback) countFallback(requested, fallback)
     this.#logger.info(
-      { imageRef: spec.imageRef, mountpoint: spec.mountpoint, driver: this.#daemon.driver },
+      { imageRef: spec.imageRef, mountpoint, driver, ...(fallback && { requested, fallback }) },
       'image mounted',
     )
     return record
   }
 
-  /** Makes the image known to the daemon, and to a successor of it from here on. */
-  async #bind(record: ImageRecord, entry: BlobCacheEntry): Promise<void> {
-    await this.#daemon.call(async client => {
-      try {
-        await client.bind(entry)
-      } catch (err) {
-        // A successor that came up meanwhile knows it already.
-        if (!isFault(err, 'INSTANCE_EXISTS')) throw err
-      }
-      this.#images.set(record.spec.id, record)
-      await this.#daemon.keepDescriptors()
-    })
+  /**
+   * Where FUSE is to show an image; undefined for one that a kernel path serves.
+   * @throws RAFS_UNSUPPORTED only FUSE could serve it, and is not set up
+   */
+  #placeFor(spec: ImageSpec): FusePlace | undefined {
+    const { fuse, driver } = this.#options
+    const version = readVersion(spec.bootstrapPath)
+    const byKernel = version === 6 && driver !== 'fuse' && this.#daemons.shared.driver !== 'fuse'
+    if (byKernel) return undefined
+    if (!fuse)
+      throw fault('RAFS_UNSUPPORTED', 'this image is RAFS v5, which no kernel mounts: convert it to RAFS v6')
+    return this.#daemons.hasShared
+      ? { daemon: SHARED, mountpoint: fuse.mountpoint, path: `/${spec.id}`, version }
+      : { daemon: spec.id, mountpoint: spec.mountpoint, path: '/', version }
   }
 
   async #undo(record: ImageRecord): Promise<void> {
     try {
-      await unmountAll(record.spec.mountpoint)
-      await this.#unbind(record)
+      const path = this.#pathOf(record)
+      await path.unmount(record)
+      await path.release(record)
       await this.#options.store.write([{ type: 'del', key: mountedKey(record.spec.id) }])
     } catch (err) {
       this.#logger.warn({ err: asFault(err) }, 'a failed mount left something')
@@ -181,13 +193,14 @@ export class Supervisor implements ImageMounts {
   }
 
   async #unmount(record: ImageRecord): Promise<void> {
-    await unmountAll(record.spec.mountpoint)
+    await this.#pathOf(record).unmount(record)
     this.#images.delete(record.spec.id)
     record.state = 'releasing'
     await this.#options.store.write([
       { type: 'del', key: mountedKey(record.spec.id) },
       { type: 'put', key: releasingKey(record.fsid), value: record },
     ])
+    countImages(this.list())
     this.#release(record)
   }
 
@@ -196,9 +209,8 @@ export class Supervisor implements ImageMounts {
     this.#releasing.set(record.fsid, record)
     const released = async (): Promise<void> => {
       await superblocksGone(record.superblocks, this.#closing.signal)
-      await this.#unbind(record)
+      await this.#pathOf(record).release(record)
       this.#releasing.delete(record.fsid)
-      await this.#daemon.keepDescriptors()
       await this.#options.store.write([{ type: 'del', key: releasingKey(record.fsid) }])
       this.#logger.info({ imageRef: record.spec.imageRef }, 'image released')
     }
@@ -211,56 +223,106 @@ export class Supervisor implements ImageMounts {
     this.#releases.add(release)
   }
 
-  async #unbind(record: ImageRecord): Promise<void> {
-    try {
-      await this.#daemon.call(client => client.unbind(this.#name(record)))
-    } catch (err) {
-      if (!isFault(err, 'INSTANCE_UNKNOWN')) throw err
-    }
-  }
-
   /** Takes back what an earlier run left: images that are mounted, and those that only containers keep alive. */
   async #recover(): Promise<void> {
-    const { store } = this.#options
-    const alive = listSuperblocks()
-    for (const [key, record] of await store.list<ImageRecord>(MOUNTED_PREFIX)) {
-      if (record.state === 'mounted' && isErofsMounted(record.spec.mountpoint)) {
-        this.#images.set(record.spec.id, record)
-      } else {
-        await unmountAll(record.spec.mountpoint)
-        await store.write([{ type: 'del', key }])
-      }
+    const mounted = await this.#options.store.list<ImageRecord>(MOUNTED_PREFIX)
+    const releasing = await this.#options.store.list<ImageRecord>(RELEASING_PREFIX)
+    const records = [...mounted, ...releasing].map(([, record]) => record)
+    const daemons = new Map<string, string | undefined>()
+    if (this.#daemons.hasShared) daemons.set(SHARED, this.#options.fuse?.mountpoint)
+    for (const record of records) daemons.set(daemonOf(record), record.fuse?.mountpoint)
+    for (const [key, mountpoint] of daemons) {
+      const own = records.filter(record => daemonOf(record) === key)
+      await this.#recoverDaemon(key, mountpoint, own)
     }
-    for (const [key, record] of await store.list<ImageRecord>(RELEASING_PREFIX)) {
-      if (record.superblocks.some(name => alive.has(name))) this.#releasing.set(record.fsid, record)
-      else await store.write([{ type: 'del', key }])
-    }
-    const adopted = await this.#daemon.start()
-    if (!adopted && this.#images.size + this.#releasing.size > 0) await this.#fence()
+    if (this.#daemons.hasShared) this.#tellDriver(this.#daemons.shared)
+    countImages(this.list())
     for (const record of this.#releasing.values()) this.#release(record)
+  }
+
+  async #recoverDaemon(
+    key: string,
+    mountpoint: string | undefined,
+    records: readonly ImageRecord[],
+  ): Promise<void> {
+    const wanted = key === SHARED && this.#daemons.hasShared
+    let daemon = this.#daemons.get(key, mountpoint)
+    let adopted = await daemon.adopt()
+    if (adopted && !daemon.isAsConfigured && records.length === 0) {
+      await this.#daemons.end(key, mountpoint, false)
+      daemon = this.#daemons.get(key, mountpoint)
+      adopted = false
+    }
+    for (const record of records) await this.#takeBack(record, adopted)
+    if (adopted) return
+    const lost = mountpoint !== undefined && findFuseMount(mountpoint) !== undefined
+    if (wanted) await daemon.launch()
+    else await this.#daemons.forget(key, mountpoint)
+    if (lost || this.#recordsOf(key).length > 0) await this.#fence(daemon)
+  }
+
+  /** Keeps a record of an earlier run if what it tells of is still there; else clears it away. */
+  async #takeBack(record: ImageRecord, adopted: boolean): Promise<void> {
+    const { spec, fuse, fsid } = record
+    if (record.state === 'releasing') {
+      const alive = listSuperblocks()
+      const held = fuse ? adopted : record.superblocks.some(name => alive.has(name))
+      if (held) this.#releasing.set(fsid, record)
+      else await this.#options.store.write([{ type: 'del', key: releasingKey(fsid) }])
+      return
+    }
+    if (record.takenOver !== undefined && !(adopted && isErofsMounted(record.takenOver))) {
+      await unmountAll(record.takenOver)
+      delete record.takenOver
+      record.superblocks = []
+    }
+    const there = fuse ? adopted && findFuseMount(fuse.mountpoint) : isErofsMounted(spec.mountpoint)
+    if (record.state === 'mounted' && there) {
+      this.#images.set(spec.id, record)
+      return
+    }
+    if (!fuse) await unmountAll(spec.mountpoint)
+    await this.#options.store.write([{ type: 'del', key: mountedKey(spec.id) }])
+  }
+
+  /** Says by which way images are mounted here, and why by none that was rather wanted. */
+  #tellDriver({ driver, passedOver, isAsConfigured }: WatchedDaemon): void {
+    const requested = this.#options.driver
+    countDriver(requested, driver)
+    if (!isAsConfigured) {
+      this.#logger.warn(
+        { requested, driver },
+        'the daemon of an earlier configuration is kept, since it has images: restart the snapshotter without any',
+      )
+      return
+    }
+    if (driver !== 'fuse' || requested === 'fuse') return
+    this.#logger.warn(
+      { requested, driver, passedOver },
+      `no kernel path works here (${passedOver.join('; ')}): images are mounted by FUSE`,
+    )
   }
 
   /**
    * Daemon and keeper died together: nobody held the descriptors. On fanotify holes may have been read as zeros into the
    * page cache: the new daemon has marked the files again, and what is cached is dropped. On fscache the mounts are dead
-   * for good: they are taken away, so that new containers get new ones.
+   * for good: they are taken away, so that new containers get new ones; so are those of FUSE, already.
    */
-  async #fence(): Promise<void> {
+  async #fence(daemon: WatchedDaemon): Promise<void> {
     this.#logger.error(
-      { images: this.#images.size + this.#releasing.size, driver: this.#daemon.driver },
+      { images: this.#images.size + this.#releasing.size, driver: daemon.driver },
       'daemon and supervisor were both gone while images were mounted: restart containers that read files at that time',
     )
-    if (this.#daemon.driver === 'fanotify') writeFileSync('/proc/sys/vm/drop_caches', '1')
-    else for (const record of [...this.#images.values()]) await this.#unmount(record)
+    if (daemon.driver === 'fanotify') writeFileSync('/proc/sys/vm/drop_caches', '1')
+    else for (const record of [...this.#images.values()]) if (!record.fuse) await this.#unmount(record)
   }
 
   /** What a new daemon must know before it serves: what is mounted, being mounted, or kept alive by containers. */
-  async #knownImages(): Promise<KnownImage[]> {
+  async #knownImages(key: string): Promise<KnownImage[]> {
     const known: KnownImage[] = []
-    for (const record of [...this.#images.values(), ...this.#releasing.values()]) {
+    for (const record of this.#recordsOf(key)) {
       try {
-        const entry = await this.#entryOf(record)
-        known.push({ name: this.#name(record), entry, mounted: record.state !== 'mounting' })
+        known.push(await this.#pathOf(record).known(record))
       } catch (err) {
         this.#logger.error(
           { err: asFault(err), imageRef: record.spec.imageRef },
@@ -271,31 +333,25 @@ export class Supervisor implements ImageMounts {
     return known
   }
 
-  async #entryOf(record: ImageRecord): Promise<BlobCacheEntry> {
-    const { spec, fsid } = record
-    const backend = await this.#options.backendConfig(spec)
-    return {
-      type: 'bootstrap',
-      id: fsid,
-      domain_id: this.#domainId,
-      config: {
-        id: fsid,
-        backend_type: backend.type,
-        backend_config: backend.config,
-        cache_type: 'fscache',
-        cache_config: { work_dir: this.#options.cacheDirectory },
-        metadata_path: spec.bootstrapPath,
-      },
-      prober_pid: process.pid,
-    }
+  #recordsOf(daemon: string): ImageRecord[] {
+    const all = [...this.#images.values(), ...this.#releasing.values()]
+    return all.filter(record => daemonOf(record) === daemon)
   }
 
-  #name(record: ImageRecord): InstanceName {
-    return { domainId: this.#domainId, id: record.fsid }
+  async #save(record: ImageRecord): Promise<void> {
+    await this.#options.store.write([{ type: 'put', key: mountedKey(record.spec.id), value: record }])
+    countImages(this.list())
   }
 
-  #describe(record: ImageRecord): MountedImage {
-    return { ...record.spec, driver: this.#daemon.driver }
+  #pathOf({ fuse }: ImageRecord): ServingPath {
+    return fuse ? this.#fuse : this.#kernel
+  }
+
+  #describe({ spec, fuse, takenOver }: ImageRecord): MountedImage {
+    if (takenOver !== undefined) return { ...spec, driver: 'erofs', mountpoint: takenOver }
+    if (!fuse) return { ...spec, driver: this.#daemons.shared.driver }
+    const mountpoint = fuse.path === '/' ? fuse.mountpoint : fuse.mountpoint + fuse.path
+    return { ...spec, driver: 'fuse', mountpoint }
   }
 
   /** One at a time, in order; a failure is its caller's alone. */
@@ -306,9 +362,16 @@ export class Supervisor implements ImageMounts {
   }
 }
 
-function freshFsid(bootstrapPath: string, generation: number): string {
-  return createHash('sha256')
-    .update(readFileSync(bootstrapPath))
-    .update(`generation ${generation}`)
-    .digest('hex')
+function daemonOf({ fuse }: ImageRecord): string {
+  return fuse?.daemon ?? SHARED
+}
+
+/** What kind of bootstrap it is; the rest is found by who reads it. */
+function readVersion(bootstrapPath: string): 5 | 6 {
+  const source = new FileSource(bootstrapPath)
+  try {
+    return detectFormat(source) === 'rafs-v5' ? 5 : 6
+  } finally {
+    source.close()
+  }
 }

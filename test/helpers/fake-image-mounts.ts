@@ -46,6 +46,8 @@ export class FakeImageMounts implements ImageMounts {
   }
 
   async #mount(spec: ImageSpec): Promise<MountedImage> {
+    const mounted = this.mounted.get(spec.id)
+    if (mounted) return mounted
     this.calls.push(`mount ${spec.id}`)
     await new Promise(resolve => setImmediate(resolve))
     if (this.mountFailure) throw this.mountFailure

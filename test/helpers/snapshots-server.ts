@@ -4,6 +4,7 @@ import { silentLogger } from '../../src/common/log.js'
 import { Store } from '../../src/common/store.js'
 import { getRealTimeNs } from '../../src/native/clock.js'
 import { Images } from '../../src/snapshotter/images.js'
+import type { RuntimeMounts } from '../../src/snapshotter/runtime-mounts.js'
 import { SnapshotsServer } from '../../src/snapshotter/server.js'
 import { Snapshotter } from '../../src/snapshotter/snapshotter.js'
 import type { ImageMounts } from '../../src/supervisor/image-mounts.js'
@@ -13,6 +14,9 @@ export interface ServerOptions {
   /** Closed by who made it. */
   images?: ImageMounts
   syncRemove?: boolean
+  runtimeMounts?: RuntimeMounts
+  /** Without images: a runtime mounts them in its guests. */
+  guestMounts?: boolean
 }
 
 /** The whole service in this process, on a socket of its own, and a client of it. */
@@ -32,12 +36,14 @@ export async function startSnapshotsServer(
   const socket = path.join(directory, 'grpc.sock')
   mkdirSync(root, { recursive: true })
   const store = await Store.open(path.join(root, 'state'))
-  const images = new Images(options.images)
+  const { runtimeMounts, guestMounts = false } = options
+  const images = new Images(options.images, { guestMounts })
   const snapshotter = await Snapshotter.open({
     root,
     store,
     images,
     cacheDirectory: path.join(root, 'cache'),
+    ...(runtimeMounts && { runtimeMounts }),
     syncRemove: options.syncRemove ?? false,
     alwaysVolatile: false,
     now: getRealTimeNs,

@@ -11,6 +11,7 @@ import path from 'node:path'
 import t, { type Test } from 'tap'
 import { fault } from '../../../src/common/fault.js'
 import { LABELS } from '../../../src/snapshotter/labels.js'
+import { RuntimeMounts } from '../../../src/snapshotter/runtime-mounts.js'
 import type { ImageMounts } from '../../../src/supervisor/image-mounts.js'
 import { findMount } from '../../../src/native/mount-table.js'
 import { withMounted } from '../../helpers/apply-mounts.js'
@@ -220,7 +221,7 @@ t.test('a bootstrap that cannot be mounted is refused at Commit', async t => {
     [Buffer.from('<html>'), { code: DATA_LOSS }],
     [Buffer.alloc(8192), { code: DATA_LOSS }],
     [exampleBootstrap().subarray(0, 5000), { code: DATA_LOSS }],
-    [Buffer.from('534641520005000000000000', 'hex'), { code: FAILED_PRECONDITION, details: /v(ersion )?5/i }],
+    [Buffer.from('534641520005000000000000', 'hex'), { code: DATA_LOSS, details: /RAFS v5 superblock/ }],
   ]
   for (const [index, [bootstrap, failure]] of wrong.entries()) {
     const chainId = `sha256:w${index}`
@@ -251,6 +252,45 @@ t.test('the space of a data layer is that of its cache files', async t => {
   writeFileSync(path.join(cache, `${'b'.repeat(64)}.blob.data`), Buffer.alloc(64 * 1024))
   writeFileSync(path.join(cache, `${'a'.repeat(64)}.blob.data`), Buffer.alloc(64 * 1024))
   t.match(await server.client.usage('sha256:c1'), { sizeBytes: 65536, inodes: 1 })
+  mkdirSync(path.join(cache, '17'))
+  writeFileSync(path.join(cache, '17', `${'b'.repeat(64)}.blob.data`), Buffer.alloc(4096))
+  t.match(
+    await server.client.usage('sha256:c1'),
+    { sizeBytes: 65536 + 4096, inodes: 2 },
+    'that of daemons of single images too',
+  )
+})
+
+t.test('runtimes that mount in their guests are told of the image', async t => {
+  const directory = scratch(t)
+  const backendConfig = () => Promise.resolve({ type: 'localfs', config: { dir: '/blobs' } })
+  const runtimeMounts = new RuntimeMounts({
+    helper: 'nydus-overlayfs',
+    template: {},
+    backendConfig,
+    cacheDirectory: '/cache',
+  })
+  const images = new FakeImageMounts()
+  const server = await startSnapshotsServer(directory, { images, runtimeMounts })
+  t.teardown(() => server.close())
+  const { root, client } = server
+  const top = await pullImage(t, server)
+  const [mount] = await client.prepare('container', top)
+  t.equal(mount?.type, 'fuse.nydus-overlayfs')
+  t.match(mount?.options, [/^workdir=/, /^upperdir=/, `lowerdir=${root}/snapshots/3/mnt`, /^extraoption=/])
+  t.strictSame(await client.mounts('container'), [mount])
+  await server.close()
+
+  const guests = { runtimeMounts, guestMounts: true }
+  const again = await startSnapshotsServer(directory, guests)
+  t.teardown(() => again.close())
+  const [unmounted] = await again.client.mounts('container')
+  t.equal(
+    unmounted?.options[2],
+    `lowerdir=${root}/snapshots/3/fs`,
+    'without a daemon nothing is mounted here',
+  )
+  t.equal(unmounted?.options[3], mount?.options[3])
 })
 
 t.test('a real image, read in two containers', { skip: fanotifyMissing }, async t => {

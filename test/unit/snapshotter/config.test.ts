@@ -25,6 +25,11 @@ t.test('defaults', async t => {
     nydusdConfigPath: '/etc/nydus/nydusd-config.json',
     nydusdConfigGiven: false,
     fsDriver: 'auto',
+    dedicated: false,
+    threads: 0,
+    failoverPolicy: 'resend',
+    overlayHelper: undefined,
+    metricsAddress: undefined,
     logLevel: 'info',
     logDirectory: '/var/lib/containerd/io.containerd.snapshotter.v1.nydus/logs',
     logToStdout: false,
@@ -109,6 +114,9 @@ max_concurrent_proc = 4
     nydusdConfigPath: '/etc/nydus/other.json',
     nydusdConfigGiven: true,
     fsDriver: 'fusedev',
+    dedicated: true,
+    threads: 4,
+    metricsAddress: { host: '', port: 9110 },
     logLevel: 'debug',
     syncRemove: true,
     cacheDirectory: '/cache',
@@ -116,14 +124,10 @@ max_concurrent_proc = 4
   })
   const warned = settings.warnings.join('\n')
   for (const key of [
-    'daemon_mode',
     'system.enable',
     'system.debug.daemon_cpu_profile_duration_secs',
-    'lazily read images cannot be mounted: fs_driver fusedev',
     'daemon.nydusimage_path',
-    'daemon.threads_number',
     'cgroup.enable',
-    'metrics.address',
     'log.log_rotation_max_age',
     'log.log_rotation_max_size',
   ])
@@ -241,10 +245,40 @@ t.test('files that are none', async t => {
 
 t.test('drivers and modes without images say why', async t => {
   t.match(resolve('--daemon-mode', 'none').noImages, /daemon_mode none/)
-  for (const driver of ['fusedev', 'blockdev', 'nodev', 'proxy'])
+  for (const driver of ['blockdev', 'nodev', 'proxy'])
     t.match(resolve('--daemon-backend', driver).noImages, /later release/)
-  for (const driver of ['auto', 'fscache', 'fanotify'])
+  for (const driver of ['auto', 'fscache', 'fanotify', 'fusedev'])
     t.equal(resolve('--daemon-backend', driver).noImages, undefined)
+})
+
+t.test('one nydusd for all images, or one for each with fusedev', async t => {
+  for (const mode of ['dedicated', 'multiple']) {
+    const own = resolve('--daemon-backend', 'fusedev', '--daemon-mode', mode)
+    t.match(own, { dedicated: true, warnings: [] })
+    const forced = resolve('--daemon-backend', 'fscache', '--daemon-mode', mode)
+    t.equal(forced.dedicated, false)
+    t.match(forced.warnings, [/daemon_mode .* is served by one shared nydusd/])
+  }
+  t.match(resolve('--daemon-backend', 'fusedev'), { dedicated: false, warnings: [] })
+  t.match(resolve('--daemon-backend', 'fusedev', '--shared-daemon', '-M', 'multiple'), { dedicated: false })
+})
+
+t.test('what tells runtimes of images', async t => {
+  const snapshot = (text: string): Settings =>
+    resolve('--config', file(t, `version = 1\n[snapshot]\nenable_nydus_overlayfs = true\n${text}`))
+  t.equal(snapshot('').overlayHelper, 'nydus-overlayfs')
+  t.equal(snapshot('nydus_overlayfs_path = "/opt/overlay"').overlayHelper, '/opt/overlay')
+  t.equal(snapshot('enable_kata_volume = true').overlayHelper, undefined, 'volumes take its place')
+})
+
+t.test('where metrics are served', async t => {
+  const address = (text: string): Settings['metricsAddress'] =>
+    resolve('--metrics-address', text).metricsAddress
+  t.strictSame(address(':9110'), { host: '', port: 9110 })
+  t.strictSame(address('127.0.0.1:80'), { host: '127.0.0.1', port: 80 })
+  t.strictSame(address('[::1]:80'), { host: '::1', port: 80 })
+  for (const wrong of ['9110', 'host:', ':65536', 'a:b:1'])
+    t.throws(() => address(wrong), { message: /metrics.address .* is no address/ })
 })
 
 t.test('every key has a default that its own rule accepts', async t => {

@@ -72,3 +72,14 @@ t.test('volatile and id mappings', async t => {
     'gidmap=0:2000:65536',
   ])
 })
+
+t.test('a runtime is told of the image', async t => {
+  const runtime = { helper: 'nydus-overlayfs', option: 'extraoption=e30=' }
+  t.strictSame(mountsOf(input({ imagePath: '/r/5/mnt', runtime })), [
+    {
+      type: 'fuse.nydus-overlayfs',
+      source: 'overlay',
+      options: [...writable, 'lowerdir=/r/5/mnt', 'extraoption=e30='],
+    },
+  ])
+})

@@ -1,54 +1,61 @@
 /**
- * The one daemon behind all images: started or adopted, watched, and replaced by a successor when it dies. The successor
- * gets the descriptors that the keeper holds and the images that are mounted, and only then begins to serve.
+ * A daemon behind images: started or adopted, watched, and replaced by a successor when it dies. The successor gets the
+ * descriptors that the keeper holds and the images that are known, and only then begins to serve.
  */
 import { mkdirSync } from 'node:fs'
-import { join } from 'node:path'
+import { dirname } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
-import type { BlobCacheEntry } from '../client/api.js'
-import { DaemonClient, type InstanceName } from '../client/daemon-client.js'
+import type { DaemonInfo } from '../client/api.js'
+import { DaemonClient } from '../client/daemon-client.js'
 import { asFault, fault } from '../common/fault.js'
 import type { Logger } from '../common/log.js'
 import type { Store } from '../common/store.js'
 import { identify, type ProcessIdentity, processEnded, startDaemon } from './daemon-process.js'
 import { DescriptorKeeper } from './descriptor-keeper.js'
+import { detachFuse, findFuseMount } from './fuse-mount.js'
 
-export interface SharedDaemonOptions {
+export interface DaemonSetup {
   readonly store: Store
-  readonly cacheDirectory: string
-  readonly logDirectory: string
-  /** On /run: what must not outlive the boot. */
-  readonly runDirectory: string
-  /** `kernel`, `auto`, `fscache` or `fanotify`, as nydusd's --driver. */
-  readonly driver: string
+  /** Of its record in the store. */
+  readonly storeKey: string
   /** `nydusd` to run; ours when empty. */
   readonly nydusdPath: string
-  readonly logLevel: string
-  /** False switches chunk digests off; for tests of the checks themselves. */
-  readonly validate: boolean
+  readonly apiSocket: string
+  readonly logPath: string
+  /** `fuse` or `singleton`, nydusd's service. */
+  readonly service: string
+  /** What follows the service; `driver` is the predecessor's, empty for the first. */
+  readonly args: (driver: string) => string[]
+  /** Made where they are missing. */
+  readonly directories: readonly string[]
+  /** Where its FUSE mount is, where it makes one. */
+  readonly fuseMountpoint: string | undefined
+  /** True: it serves only after `start` of its API, even where it has no image to know before. */
+  readonly waits: boolean
   readonly logger: Logger
 }
 
 /** An image that a new daemon must know before it serves. */
 export interface KnownImage {
-  readonly name: InstanceName
-  readonly entry: BlobCacheEntry
-  /** False while its mount is under way: its canary is still to come. */
-  readonly mounted: boolean
+  readonly imageRef: string
+  /** Makes it known to a daemon that does not serve yet. */
+  restore(client: DaemonClient): Promise<void>
+  /** Told once the daemon serves. */
+  serving(client: DaemonClient): Promise<void>
 }
 
 interface DaemonRecord extends ProcessIdentity {
   apiSocket: string
+  service: string
 }
 
-const DAEMON_KEY = 'supervisor/daemon'
 /** A daemon that dies is replaced at once the first time, then after doubling pauses up to this. */
 const RESTART_PAUSE_MAX_MS = 30_000
 /** A daemon that lived this long starts its count of deaths afresh. */
 const STABLE_MS = 60_000
 
-export class SharedDaemon {
-  readonly #options: SharedDaemonOptions
+export class WatchedDaemon {
+  readonly #setup: DaemonSetup
   readonly #logger: Logger
   /** What is mounted or being mounted at the moment of the call. */
   readonly #knownImages: () => Promise<KnownImage[]>
@@ -56,20 +63,32 @@ export class SharedDaemon {
   readonly #closing = new AbortController()
   #client: DaemonClient | undefined
   #driver = ''
+  #passedOver: readonly string[] = []
+  #service = ''
   #process: ProcessIdentity | undefined
   #deaths = 0
   /** Settled when a daemon serves; pending while a successor is brought up. */
   #serving: Promise<void> = Promise.resolve()
 
-  constructor(options: SharedDaemonOptions, knownImages: () => Promise<KnownImage[]>) {
-    this.#options = options
-    this.#logger = options.logger
+  constructor(setup: DaemonSetup, knownImages: () => Promise<KnownImage[]>) {
+    this.#setup = setup
+    this.#logger = setup.logger
     this.#knownImages = knownImages
   }
 
-  /** `fscache` or `fanotify`; empty before the first daemon runs. */
+  /** `fscache`, `fanotify` or `fuse`; empty before the first daemon runs. */
   get driver(): string {
     return this.#driver
+  }
+
+  /** Why the daemon took none of the drivers that it would rather have: a sentence each. */
+  get passedOver(): readonly string[] {
+    return this.#passedOver
+  }
+
+  /** False for one of an earlier run, which was configured differently. */
+  get isAsConfigured(): boolean {
+    return this.#service === this.#setup.service
   }
 
   /**
@@ -80,14 +99,6 @@ export class SharedDaemon {
     await this.#serving
     if (!this.#client) throw fault('DAEMON_UNAVAILABLE', 'there is no daemon: see the log of the snapshotter')
     return this.#client
-  }
-
-  /** Takes a living daemon of an earlier run back, or starts one. @returns true when it was adopted */
-  async start(): Promise<boolean> {
-    if (await this.#adopt()) return true
-    this.#keeper.release()
-    await this.#launch()
-    return false
   }
 
   /** Takes duplicates of all descriptors that the daemon has now: before anything is mounted on them. */
@@ -121,7 +132,7 @@ export class SharedDaemon {
       kill(daemon)
     }
     await processEnded(daemon.pid)
-    await this.#options.store.write([{ type: 'del', key: DAEMON_KEY }])
+    await this.#setup.store.write([{ type: 'del', key: this.#setup.storeKey }])
   }
 
   /** Stops watching and lets go of the descriptors: a later run takes them again from the living daemon. */
@@ -132,15 +143,17 @@ export class SharedDaemon {
     await this.#client?.close()
   }
 
-  async #adopt(): Promise<boolean> {
-    const record = await this.#options.store.get<DaemonRecord>(DAEMON_KEY)
+  /** Takes a living daemon of an earlier run back. @returns false when there is none */
+  async adopt(): Promise<boolean> {
+    if (this.#process && isRunning(this.#process)) return true
+    const record = await this.#setup.store.get<DaemonRecord>(this.#setup.storeKey)
     if (!record || !isRunning(record)) return false
     const client = new DaemonClient(record.apiSocket)
     try {
       const info = await client.info()
       if (info.state !== 'RUNNING') throw fault('DAEMON_STATE', `the daemon is ${info.state}`)
       this.#keeper.keep(record.pid, await client.descriptors())
-      this.#driver = info.driver
+      this.#learn(info)
     } catch (err) {
       this.#logger.error(
         { err: asFault(err), pid: record.pid },
@@ -153,34 +166,44 @@ export class SharedDaemon {
     }
     this.#client = client
     this.#process = record
+    this.#service = record.service
     this.#logger.info({ pid: record.pid, driver: this.#driver }, 'daemon adopted')
     this.#watch(record)
     return true
   }
 
+  /** Starts the first daemon: there is nobody whose descriptors it could take. */
+  async launch(): Promise<void> {
+    const { fuseMountpoint } = this.#setup
+    this.#keeper.release()
+    this.#driver = ''
+    if (fuseMountpoint !== undefined) await detachFuse(fuseMountpoint)
+    await this.#launch()
+  }
+
   /** Starts a daemon with what the keeper holds, gives it the images that are known, and lets it serve. */
   async #launch(): Promise<void> {
-    const { runDirectory, logDirectory, cacheDirectory, store } = this.#options
-    for (const directory of [runDirectory, logDirectory, cacheDirectory]) {
+    const { apiSocket, logPath, directories, service, args, nydusdPath, store, storeKey } = this.#setup
+    this.#prepareMountpoint()
+    for (const directory of [dirname(apiSocket), dirname(logPath), ...directories])
       mkdirSync(directory, { recursive: true, mode: 0o700 })
-    }
-    const apiSocket = join(runDirectory, 'api.sock')
     const images = await this.#knownImages()
+    const waits = images.length > 0 || this.#setup.waits
     const daemon = await startDaemon({
-      nydusdPath: this.#options.nydusdPath,
-      logPath: join(logDirectory, 'nydusd.log'),
+      nydusdPath,
+      logPath,
       kept: this.#keeper.list(),
-      args: this.#arguments(apiSocket, images.length > 0),
+      args: [service, ...args(this.#driver), '--apisock', apiSocket, ...(waits ? ['--upgrade'] : [])],
     })
     await store.write([
-      { type: 'put', key: DAEMON_KEY, value: { ...daemon, apiSocket } satisfies DaemonRecord },
+      { type: 'put', key: storeKey, value: { ...daemon, apiSocket, service } satisfies DaemonRecord },
     ])
     const client = new DaemonClient(apiSocket)
     try {
-      for (const image of images) await this.#rebind(client, image)
+      for (const image of images) await this.#restore(client, image)
       if (images.length > 0) await client.start()
-      for (const { name, mounted } of images) if (mounted) await this.#tellMounted(client, name)
-      this.#driver = (await client.info()).driver
+      for (const image of images) await image.serving(client)
+      this.#learn(await client.info())
       this.#keeper.keep(daemon.pid, await client.descriptors())
     } catch (err) {
       await client.close()
@@ -191,48 +214,35 @@ export class SharedDaemon {
     await this.#client?.close()
     this.#client = client
     this.#process = daemon
+    this.#service = service
     this.#logger.info({ pid: daemon.pid, driver: this.#driver, images: images.length }, 'daemon runs')
     this.#watch(daemon)
   }
 
-  async #tellMounted(client: DaemonClient, name: InstanceName): Promise<void> {
-    try {
-      await client.mounted(name)
-    } catch (err) {
-      if (asFault(err).code !== 'INSTANCE_UNKNOWN') throw err
-    }
+  #learn({ driver, passed_over }: DaemonInfo): void {
+    this.#driver = driver
+    this.#passedOver = passed_over ?? []
   }
 
-  /** One image that cannot be bound must not keep the others from being served. */
-  async #rebind(client: DaemonClient, image: KnownImage): Promise<void> {
+  /** A FUSE session that somebody unmounted is over: the successor mounts anew. */
+  #prepareMountpoint(): void {
+    const { fuseMountpoint } = this.#setup
+    if (fuseMountpoint === undefined || findFuseMount(fuseMountpoint)) return
+    this.#keeper.drop(name => name.startsWith('fuse:'))
+    mkdirSync(fuseMountpoint, { recursive: true, mode: 0o755 })
+  }
+
+  /** One image that cannot be made known must not keep the others from being served. */
+  async #restore(client: DaemonClient, image: KnownImage): Promise<void> {
     try {
-      await client.bind(image.entry)
+      await image.restore(client)
     } catch (err) {
       if (asFault(err).code === 'DAEMON_UNAVAILABLE') throw err
       this.#logger.error(
-        { err: asFault(err), metadataPath: image.entry.config.metadata_path },
-        'an image cannot be bound again: its reads fail until it is mounted anew',
+        { err: asFault(err), imageRef: image.imageRef },
+        'an image cannot be served again: its reads fail until it is mounted anew',
       )
     }
-  }
-
-  #arguments(apiSocket: string, passive: boolean): string[] {
-    const { cacheDirectory, runDirectory, logLevel, validate, driver } = this.#options
-    return [
-      'singleton',
-      '--fscache',
-      cacheDirectory,
-      '--driver',
-      this.#driver === '' ? driver : this.#driver,
-      '--apisock',
-      apiSocket,
-      '--run-dir',
-      runDirectory,
-      '--log-level',
-      logLevel,
-      ...(validate ? [] : ['--no-validate']),
-      ...(passive ? ['--upgrade'] : []),
-    ]
   }
 
   #watch(daemon: ProcessIdentity): void {

@@ -1,0 +1,168 @@
+/** The daemons behind the images of a node: the shared one, or one for each image that has one of its own. */
+import { rmSync } from 'node:fs'
+import { join } from 'node:path'
+import type { Logger } from '../common/log.js'
+import type { Store } from '../common/store.js'
+import type { FuseTemplate } from './fuse-config.js'
+import { detachFuse } from './fuse-mount.js'
+import type { ServingDaemon } from './fuse-path.js'
+import { type DaemonSetup, type KnownImage, WatchedDaemon } from './watched-daemon.js'
+
+export interface DaemonsOptions {
+  readonly store: Store
+  readonly cacheDirectory: string
+  readonly logDirectory: string
+  /** On /run: what must not outlive the boot. */
+  readonly runDirectory: string
+  /** `kernel`, `auto`, `fscache` or `fanotify`, as nydusd's --driver; `fuse`: nydusd's other service. */
+  readonly driver: string
+  /** Absent: images that no kernel path can serve are refused. */
+  readonly fuse?: FuseOptions
+  /** `nydusd` to run; ours when empty. */
+  readonly nydusdPath: string
+  readonly logLevel: string
+  /** False switches chunk digests off; for tests of the checks themselves. */
+  readonly validate: boolean
+  readonly logger: Logger
+}
+
+export interface FuseOptions {
+  /** Where the shared daemon shows images, each below its id. */
+  readonly mountpoint: string
+  readonly template: FuseTemplate
+  /** Threads of a daemon that take requests; 0: its own choice. */
+  readonly threads: number
+  /** nydusd's --failover-policy. */
+  readonly failoverPolicy: string
+  /** True: with driver `fuse` a daemon for each image, mounted at the image's own directory. */
+  readonly dedicated: boolean
+  /** Has a directory for each such daemon, with its socket. */
+  readonly socketDirectory: string
+}
+
+/** Key of the daemon that all images share. */
+export const SHARED = 'shared'
+
+export class Daemons {
+  readonly #options: DaemonsOptions
+  readonly #knownImages: (key: string) => Promise<KnownImage[]>
+  readonly #daemons = new Map<string, WatchedDaemon>()
+
+  /** @param knownImages what a daemon serves, or is about to, at the moment of the call */
+  constructor(options: DaemonsOptions, knownImages: (key: string) => Promise<KnownImage[]>) {
+    this.#options = options
+    this.#knownImages = knownImages
+  }
+
+  get hasShared(): boolean {
+    return !(this.#options.driver === 'fuse' && this.#options.fuse?.dedicated === true)
+  }
+
+  get shared(): WatchedDaemon {
+    return this.get(SHARED, this.#options.fuse?.mountpoint)
+  }
+
+  /** @param mountpoint of its FUSE mount; undefined where it makes none */
+  get(key: string, mountpoint: string | undefined): WatchedDaemon {
+    let daemon = this.#daemons.get(key)
+    if (!daemon) {
+      const setup = key === SHARED ? this.#sharedSetup() : this.#dedicatedSetup(key, mountpoint)
+      daemon = new WatchedDaemon(setup, () => this.#knownImages(key))
+      this.#daemons.set(key, daemon)
+    }
+    return daemon
+  }
+
+  /** The daemon of an image that FUSE serves. */
+  serving(key: string, mountpoint: string): ServingDaemon {
+    const daemon = this.get(key, mountpoint)
+    const cacheDirectory = this.#cacheDirectory(key)
+    if (key === SHARED) return { daemon, cacheDirectory }
+    return { daemon, cacheDirectory, end: discard => this.end(key, mountpoint, discard) }
+  }
+
+  /**
+   * Ends a daemon and takes its mount away.
+   * @param discard the cache that it has to itself goes too
+   */
+  async end(key: string, mountpoint: string | undefined, discard: boolean): Promise<void> {
+    await this.get(key, mountpoint).stop()
+    await this.forget(key, mountpoint)
+    // Files that the kernel still has mounted live on without their names.
+    if (discard && key !== SHARED) rmSync(this.#cacheDirectory(key), { recursive: true, force: true })
+  }
+
+  /** Takes the mount of a daemon away that runs no more. */
+  async forget(key: string, mountpoint: string | undefined): Promise<void> {
+    const daemon = this.get(key, mountpoint)
+    if (mountpoint !== undefined) await detachFuse(mountpoint)
+    await daemon.close()
+    this.#daemons.delete(key)
+    if (key !== SHARED) rmSync(this.#socketDirectory(key), { recursive: true, force: true })
+  }
+
+  /** Lets go of all of them: they live on. */
+  async close(): Promise<void> {
+    for (const daemon of this.#daemons.values()) await daemon.close()
+  }
+
+  /** A cache directory belongs to one process. */
+  #cacheDirectory(key: string): string {
+    const { cacheDirectory } = this.#options
+    return key === SHARED ? cacheDirectory : join(cacheDirectory, key)
+  }
+
+  #socketDirectory(key: string): string {
+    return join(this.#options.fuse?.socketDirectory ?? this.#options.runDirectory, key)
+  }
+
+  #sharedSetup(): DaemonSetup {
+    const { driver, fuse, cacheDirectory, runDirectory, logDirectory } = this.#options
+    const mount = fuse === undefined ? [] : ['--mountpoint', fuse.mountpoint, ...fuseArgs(fuse)]
+    const place = { apiSocket: join(runDirectory, 'api.sock'), logPath: join(logDirectory, 'nydusd.log') }
+    const kernelArgs = (chosen: string): string[] => [
+      ...['--fscache', cacheDirectory, '--run-dir', runDirectory],
+      ...['--driver', chosen === '' ? driver : chosen],
+    ]
+    return {
+      ...this.#commonSetup(),
+      ...place,
+      storeKey: 'supervisor/daemon',
+      service: driver === 'fuse' ? 'fuse' : 'singleton',
+      args: chosen => [...(driver === 'fuse' ? [] : kernelArgs(chosen)), ...mount, ...this.#commonArgs()],
+      directories: [cacheDirectory],
+      fuseMountpoint: fuse?.mountpoint,
+      waits: false,
+    }
+  }
+
+  #dedicatedSetup(key: string, mountpoint = ''): DaemonSetup {
+    const { fuse, logDirectory } = this.#options
+    const mount = ['--mountpoint', mountpoint, ...(fuse === undefined ? [] : fuseArgs(fuse))]
+    return {
+      ...this.#commonSetup(),
+      storeKey: `supervisor/daemon/${key}`,
+      apiSocket: join(this.#socketDirectory(key), 'api.sock'),
+      logPath: join(logDirectory, key, 'nydusd.log'),
+      service: 'fuse',
+      args: () => [...mount, ...this.#commonArgs()],
+      directories: [this.#cacheDirectory(key)],
+      fuseMountpoint: mountpoint,
+      waits: true,
+    }
+  }
+
+  #commonSetup(): Pick<DaemonSetup, 'store' | 'nydusdPath' | 'logger'> {
+    const { store, nydusdPath, logger } = this.#options
+    return { store, nydusdPath, logger }
+  }
+
+  #commonArgs(): string[] {
+    const { logLevel, validate } = this.#options
+    return ['--log-level', logLevel, ...(validate ? [] : ['--no-validate'])]
+  }
+}
+
+function fuseArgs({ threads, failoverPolicy }: FuseOptions): string[] {
+  return ['--failover-policy', failoverPolicy, ...(threads === 0 ? [] : ['--thread-num', String(threads)])]
+}
