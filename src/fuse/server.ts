@@ -86,10 +86,10 @@ export interface FuseState {
   readonly version: 1
   /** Names of the INIT flags and limits that were agreed upon. */
   readonly init: Readonly<Record<string, number>>
-  /** Number of each shown image: its inodes have their numbers from it. */
-  readonly images: readonly { readonly path: string; readonly sequence: number }[]
-  /** Made-up directories, with the inode number of the directory that each is in. */
-  readonly directories: readonly { readonly path: string; readonly ino: number; readonly parent: number }[]
+  /** Number of each shown image, from which its inodes have theirs, and the made-up directory that it stands on. */
+  readonly images: readonly { readonly path: string; readonly sequence: number; readonly directory: number }[]
+  /** Made-up directories; the parent may be an inode of an image. */
+  readonly directories: readonly { readonly ino: number; readonly parent: number; readonly name: string }[]
   readonly nextSequence: number
   readonly nextDirectory: number
   /** Of /sys/fs/fuse/connections. */

@@ -1,0 +1,73 @@
+import type { InodeReader } from '../erofs/inode-reader.js'
+import { type Entry, Reply } from './reply.js'
+import type { WorkerImage } from './messages.js'
+import type { MadeDirectory, Resolved } from './virtual-tree.js'
+
+/** What one directory is made of. */
+export interface DirectoryView {
+  readonly at: Resolved<WorkerImage>
+  readonly node: number
+  readonly parentNode: number
+  readonly covers: ReadonlyMap<string, MadeDirectory> | undefined
+  /** Of the image that the directory is in. */
+  readonly reader: InodeReader | undefined
+  readonly nodeOf: (ino: number) => number
+  readonly nodeOfCover: (cover: MadeDirectory) => number
+  readonly entryOf: (ino: number) => Entry | undefined
+  readonly entryOfCover: (cover: MadeDirectory) => Entry
+}
+
+export interface DirectoryRequest {
+  /** 0, or the place after an entry, as the kernel was told. */
+  readonly from: number
+  readonly sizeBytes: number
+  readonly plus: boolean
+}
+
+/** Places: 1 after `.`, 2 after `..`, then those of the image's reader, then those of made-up directories by ino. */
+const AFTER_DOTS = 2
+const COVERS = 2 ** 52
+
+/** Puts entries into the reply until it is full. @returns bytes of the payload; 0 at the end */
+export function readDirectory(view: DirectoryView, request: DirectoryRequest, reply: Reply): number {
+  const { reader, covers, at } = view
+  const { from, sizeBytes, plus } = request
+  let used = 0
+  const add = (
+    name: Uint8Array,
+    node: number,
+    type: Parameters<Reply['dirent']>[3],
+    next: number,
+    entry: () => Entry | undefined,
+  ): boolean => {
+    if (used + Reply.direntBytes(name, plus) > sizeBytes) return false
+    used += plus
+      ? reply.direntPlus(used, name, node, type, next, entry())
+      : reply.dirent(used, name, node, type, next)
+    return true
+  }
+  const none = (): undefined => undefined
+  // A directory that is none is refused before its dots are told.
+  if (reader && at.image && from < AFTER_DOTS) reader.parentOf(at.ino)
+  if (from < 1 && !add(ONE_DOT, view.node, 'directory', 1, none)) return used
+  if (from < 2 && !add(TWO_DOTS, view.parentNode, 'directory', 2, none)) return used
+  let full = false
+  if (reader && at.image && from < COVERS) {
+    reader.readDirectory(at.ino, Math.max(0, from - AFTER_DOTS), (name, ino, type, next) => {
+      if (covers?.has(Buffer.from(name).toString('latin1'))) return true
+      full = !add(name, view.nodeOf(ino), type, next + AFTER_DOTS, () => view.entryOf(ino))
+      return !full
+    })
+  }
+  if (full || !covers) return used
+  for (const [name, cover] of covers) {
+    if (COVERS + cover.ino <= from) continue
+    const node = view.nodeOfCover(cover)
+    const entry = () => view.entryOfCover(cover)
+    if (!add(Buffer.from(name, 'latin1'), node, 'directory', COVERS + cover.ino, entry)) break
+  }
+  return used
+}
+
+const ONE_DOT = Buffer.from('.')
+const TWO_DOTS = Buffer.from('..')

@@ -1,0 +1,114 @@
+/**
+ * A thread that takes requests from the device: blocked in read(2), it answers what is local at once and hands the rest to
+ * the main thread. It never waits for anything else, and holds no FFI.
+ */
+import { readSync, writeSync } from 'node:fs'
+import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads'
+import { hasErrno } from '../common/fault.js'
+import { AccessLog } from './access-log.js'
+import { applyChange } from './apply-change.js'
+import { sessionFromNumbers } from './init.js'
+import {
+  CONTROL,
+  type FromWorker,
+  INFLIGHT,
+  type TreeChange,
+  type WorkerImage,
+  type WorkerInput,
+} from './messages.js'
+import { ReaderPool } from './reader-pool.js'
+import { Reply } from './reply.js'
+import { Responder } from './responder.js'
+import { VirtualTree } from './virtual-tree.js'
+
+const input = workerData as WorkerInput
+const { control, inflight, sessionFd, number } = input
+const line = number * INFLIGHT.length
+const accesses = new AccessLog(input.accessLog)
+const tree = new VirtualTree<WorkerImage>()
+const reply = new Reply()
+const responder = new Responder({
+  tree,
+  readers: new ReaderPool(),
+  session: sessionFromNumbers(input.session),
+  reply,
+  createdSec: input.createdSec,
+  worker: number,
+  hooks: {
+    miss: miss => {
+      Atomics.add(control, CONTROL.misses, 1)
+      post({ type: 'miss', miss })
+    },
+    interrupt: (uniqueLow, uniqueHigh) => post({ type: 'interrupt', uniqueLow, uniqueHigh }),
+    failed: (sequence, ino, failure) => post({ type: 'failed', sequence, ino, failure }),
+    accessed: access => {
+      if (accesses.write(access)) post({ type: 'accesses' })
+    },
+  },
+})
+for (const change of input.changes) apply(change)
+
+while (Atomics.load(control, CONTROL.stopping) === 0) {
+  const length = take()
+  if (length === undefined) break
+  if (length === 0) continue
+  // Before the generation is looked at: who hides an image waits for the busy ones that have not seen it.
+  Atomics.store(control, CONTROL.busy(number), 1)
+  const generation = Atomics.load(control, CONTROL.generation)
+  if (generation !== Atomics.load(control, CONTROL.seen(number))) {
+    hearMessages()
+    Atomics.store(control, CONTROL.seen(number), generation)
+  }
+  begin()
+  const answer = responder.respond(length)
+  if (answer > 0) give(answer)
+  inflight[line + INFLIGHT.opcode] = 0
+  Atomics.store(control, CONTROL.busy(number), 0)
+}
+
+/** Length of the next request; 0 for none this time, undefined when there will be no more. */
+function take(): number | undefined {
+  try {
+    return readSync(sessionFd, responder.request, 0, responder.request.length, null)
+  } catch (err) {
+    // ENOENT: the caller gave up before the request was read.
+    if (hasErrno(err, 'ENOENT') || hasErrno(err, 'EINTR') || hasErrno(err, 'EAGAIN')) return 0
+    if (!hasErrno(err, 'ENODEV') && !hasErrno(err, 'ECONNABORTED')) throw err
+    post({ type: 'ended' })
+    return undefined
+  }
+}
+
+function give(length: number): void {
+  try {
+    writeSync(sessionFd, reply.bytes, 0, length)
+  } catch (err) {
+    // ENOENT: the caller gave up meanwhile. ENODEV and ECONNABORTED are told by the next read.
+    if (!hasErrno(err, 'ENOENT') && !hasErrno(err, 'ENODEV') && !hasErrno(err, 'ECONNABORTED')) throw err
+  }
+}
+
+function begin(): void {
+  inflight[line + INFLIGHT.node] = responder.node
+  inflight[line + INFLIGHT.unique] = responder.uniqueLow + (responder.uniqueHigh & 0x1f_ffff) * 2 ** 32
+  inflight[line + INFLIGHT.sinceMs] = Date.now()
+  inflight[line + INFLIGHT.opcode] = responder.opcode
+}
+
+function hearMessages(): void {
+  if (!parentPort) return
+  for (;;) {
+    const received = receiveMessageOnPort(parentPort) as { message: TreeChange } | undefined
+    if (!received) return
+    apply(received.message)
+  }
+}
+
+function apply(change: TreeChange): void {
+  applyChange(tree, change)
+  if (change.type === 'no-image') responder.drop(change.sequence)
+}
+
+function post(message: FromWorker): void {
+  parentPort?.postMessage(message)
+}
