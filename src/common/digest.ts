@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { blake3 } from '@napi-rs/blake-hash'
+import { Blake3Hasher, blake3 } from '@napi-rs/blake-hash'
 import { fault } from './fault.js'
 
 /** Chunk digest algorithms of RAFS (rafs.md 4.1); the numbers are the on-disk ids of a blob table entry. */
@@ -11,8 +11,17 @@ export function digestOf(digester: Digester, bytes: Uint8Array): Uint8Array {
   return digester === 'blake3' ? blake3(asBuffer(bytes)) : createHash('sha256').update(bytes).digest()
 }
 
+/** The same as 64 hex digits. Of a few bytes it is faster: a buffer from native code costs more than their digest. */
+export function hexDigestOf(digester: Digester, bytes: Uint8Array): string {
+  if (digester === 'sha256') return createHash('sha256').update(bytes).digest('hex')
+  blake3Hasher.reset()
+  return blake3Hasher.update(asBuffer(bytes)).digest('hex')
+}
+
+const blake3Hasher = new Blake3Hasher()
+
 function asBuffer(bytes: Uint8Array): Buffer {
-  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
+  return Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
 }
 
 /** `sha256:…` of some bytes, as manifests name them. */

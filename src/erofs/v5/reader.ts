@@ -5,7 +5,7 @@
  * it stands, in time and memory that are bounded by the size of the file.
  */
 import type { ByteSource } from '../../common/byte-source.js'
-import { digestOf, type Digester } from '../../common/digest.js'
+import { hexDigestOf, type Digester } from '../../common/digest.js'
 import { type LoadOptions, shareBlobs } from '../blob-pool.js'
 import { CHUNK_RECORD_SIZE, DIGEST_SIZE, MAX_DEPTH } from '../format.js'
 import type { DirectoryInode, ImageInode, RafsImage, RegularInode } from '../image-tree.js'
@@ -115,7 +115,7 @@ class TreeLoader {
         `${childCount} children between index ${ino + 1} and index ${this.#sb.nameCount} are expected`,
       )
     }
-    const digests = this.#digester && new Uint8Array(childCount * DIGEST_SIZE)
+    const digests = this.#digester && Buffer.allocUnsafe(childCount * DIGEST_SIZE)
     let previous = ''
     for (let i = 0; i < childCount; i++) {
       const child = this.#record(childIndex + i)
@@ -199,7 +199,7 @@ class TreeLoader {
       case 'directory':
         return { type, mode, uid, gid, mtimeSec, mtimeNsec, children: new Map(), implicit: false }
       case 'regular': {
-        const digests = this.#digester && new Uint8Array(record.childCount * DIGEST_SIZE)
+        const digests = this.#digester && Buffer.allocUnsafe(record.childCount * DIGEST_SIZE)
         const chunks = this.#chunks.read(record, digests)
         if (digests) this.#checkDigest(view, digests)
         return { type, mode, uid, gid, mtimeSec, mtimeNsec, sizeBytes, chunks }
@@ -223,14 +223,14 @@ class TreeLoader {
   /** `digested`: what the digest of the inode is made of. */
   #checkDigest(view: StructView, digested: Uint8Array): void {
     if (this.#digester === undefined) return
-    const stored = storedDigest(view)
-    const computed = digestOf(this.#digester, digested)
-    if (Buffer.compare(stored, computed) === 0) return
+    const stored = storedDigest(view).toString('hex')
+    const computed = hexDigestOf(this.#digester, digested)
+    if (stored === computed) return
     throw view.bad(
       F.INODE_OFF.digest,
       'i_digest',
-      Buffer.from(stored).toString('hex'),
-      `${Buffer.from(computed).toString('hex')} is expected: the inode or something below it is damaged`,
+      stored,
+      `${computed} is expected: the inode or something below it is damaged`,
     )
   }
 
@@ -266,8 +266,8 @@ function differingField(a: RegularInode, b: RegularInode): string | undefined {
   return undefined
 }
 
-function storedDigest(view: StructView): Uint8Array {
-  return view.bytes.subarray(F.INODE_OFF.digest, F.INODE_OFF.digest + DIGEST_SIZE)
+function storedDigest({ bytes }: StructView): Buffer {
+  return Buffer.from(bytes.buffer, bytes.byteOffset + F.INODE_OFF.digest, DIGEST_SIZE)
 }
 
 function readPrefetchTable(source: ByteSource, { prefetchTable }: SuperblockV5): number[] {

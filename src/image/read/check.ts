@@ -1,7 +1,7 @@
 /** The check of an image: everything that a mount of it could ever look at is read once. */
 import type { ByteSource } from '../../common/byte-source.js'
 import { asFault } from '../../common/fault.js'
-import type { ImageBlob, ImageChunk, ImageInode, RafsImage } from '../../erofs/image-tree.js'
+import type { ImageBlob, ImageChunk, RafsImage, RegularInode } from '../../erofs/image-tree.js'
 import { UNKNOWN_DIGEST } from '../../erofs/load-chunks.js'
 import { detectFormat } from '../../erofs/superblock.js'
 import { loadImageV5 } from '../../erofs/v5/reader.js'
@@ -41,8 +41,7 @@ export function checkBootstrap(source: ByteSource): CheckedImage {
 
 function checkV5(source: ByteSource): CheckedImage {
   const image = loadV5(source)
-  const used = new Map<ImageBlob, Set<ImageChunk>>(image.blobs.map(blob => [blob, new Set()]))
-  const files = new Set<ImageInode>()
+  const files = new Set<RegularInode>()
   let [names, fileBytes, chunks] = [0, 0, 0]
   for (const { inode } of walkTree(image.root)) {
     names++
@@ -50,13 +49,26 @@ function checkV5(source: ByteSource): CheckedImage {
     files.add(inode)
     fileBytes += inode.sizeBytes
     chunks += inode.chunks.length
-    for (const chunk of inode.chunks) used.get(chunk.blob)?.add(chunk)
   }
+  // Only who reads the blobs asks for their chunks.
+  let used: ReadonlyMap<ImageBlob, ReadonlySet<ImageChunk>> | undefined
   const blobs = image.blobs.map(blob => ({
     entry: blobEntryOf(blob),
-    chunks: () => expectedChunks(used.get(blob) ?? []),
+    chunks: () => expectedChunks((used ??= chunksByBlob(files)).get(blob) ?? []),
   }))
   return { version: 5, compressor: image.compressor, blobs, names, fileBytes, chunks, warnings: [] }
+}
+
+function chunksByBlob(files: Iterable<RegularInode>): Map<ImageBlob, Set<ImageChunk>> {
+  const used = new Map<ImageBlob, Set<ImageChunk>>()
+  for (const { chunks } of files) {
+    for (const chunk of chunks) {
+      const known = used.get(chunk.blob)
+      if (known) known.add(chunk)
+      else used.set(chunk.blob, new Set([chunk]))
+    }
+  }
+  return used
 }
 
 function* expectedChunks(chunks: Iterable<ImageChunk>): Generator<ExpectedChunk, void, undefined> {
