@@ -3,7 +3,7 @@
  * Metrics and tracing subscribe; with no subscriber a message costs next to nothing.
  */
 import { channel } from 'node:diagnostics_channel'
-import { asFault, type FaultCode } from '../common/fault.js'
+import { asFault, type Fault, type FaultCode } from '../common/fault.js'
 import type { RequestKind } from './reader.js'
 
 export interface BackendRead {
@@ -15,22 +15,24 @@ export interface BackendRead {
   /** Bytes asked for. */
   readonly length: number
   readonly durationMs: number
-  /** Undefined when the read succeeded. */
+  /** Both undefined when the read succeeded. */
   readonly error?: FaultCode
+  readonly message?: string
 }
 
 export const backendReads = channel('nydus:backend:read')
 
 /** Runs a read and publishes how it went. */
 export async function observeRead<T>(
-  read: Omit<BackendRead, 'durationMs' | 'error'>,
+  read: Omit<BackendRead, 'durationMs' | 'error' | 'message'>,
   run: () => Promise<T>,
 ): Promise<T> {
   if (!backendReads.hasSubscribers) return run()
   const began = performance.now()
-  const publish = (error?: FaultCode): void => {
+  const publish = (failure?: Fault): void => {
     const durationMs = performance.now() - began
-    const message: BackendRead = { ...read, durationMs, ...(error === undefined ? {} : { error }) }
+    const outcome = failure && { error: failure.code, message: failure.message }
+    const message: BackendRead = { ...read, durationMs, ...outcome }
     backendReads.publish(message)
   }
   try {
@@ -38,7 +40,7 @@ export async function observeRead<T>(
     publish()
     return result
   } catch (err) {
-    publish(asFault(err).code)
+    publish(asFault(err))
     throw err
   }
 }

@@ -10,7 +10,7 @@ import { readVersion } from '../common/version.js'
 import { DRIVER_CHOICES, type DriverChoice } from '../daemon/choose-driver.js'
 import { Daemon } from '../daemon/daemon.js'
 import { readKeptDescriptors } from '../daemon/kept-descriptors.js'
-import { parseBlobEntry } from '../daemon/routes.js'
+import { parseBlobEntry } from '../daemon/request-bodies.js'
 import { getOpenFileLimits, setOpenFileLimits } from '../native/descriptor.js'
 import { requireRoot, run } from './run.js'
 

@@ -11,7 +11,8 @@ export interface DaemonInfo {
   version: { package_ver: string; git_commit: string; build_time: string; profile: string; rustc: string }
   supervisor: string | null
   state: DaemonState
-  backend_collection: Record<string, unknown> | null
+  /** What is mounted by FUSE, by mountpoint; null from /api/v2/daemon. */
+  backend_collection: Record<string, MountInfo> | null
   /** Ours: the kernel path in use and the process id. */
   driver: string
   pid: number
@@ -19,24 +20,26 @@ export interface DaemonInfo {
   passed_over?: readonly string[]
 }
 
-/** Body of POST and PUT /api/v1/mount?mountpoint=/PATH. */
-export interface MountCommand {
-  /** Absolute path of the bootstrap. */
-  source: string
-  /** `rafs`. */
-  fs_type: string
-  /** The whole configuration as text, in any version. */
-  config: string
-  /** Absolute paths inside the image, instead of the image's own list. */
-  prefetch_files?: string[] | null
+/** One entry of `backend_collection`. */
+export interface MountInfo {
+  backend_type: 'Rafs'
+  mountpoint: string
+  /** UTC. */
+  mounted_time: string
+  /** The configuration in version 2, without secrets. */
+  config: Readonly<Record<string, unknown>> | null
 }
 
-/** GET /api/v1/metrics/blobcache, as far as it is looked at here. */
-export interface BlobcacheInfo {
-  store_path: string
-  underlying_files: string[]
-  /** Every blob is complete. */
-  data_all_ready: boolean
+/** Body of POST and PUT /api/v1/mount. */
+export interface MountCommand {
+  /** Path of the bootstrap. */
+  source: string
+  /** `rafs` is what there is. */
+  fs_type: string
+  /** The text of a configuration, in any version. */
+  config: string
+  /** Absolute paths in the image. */
+  prefetch_files?: string[] | null
 }
 
 /** Body of PUT /api/v2/blobs: upstream's blob cache entry of an fscache mount. */
@@ -80,6 +83,140 @@ export type MountPlan =
 export interface DescriptorInfo {
   name: string
   fd: number
+}
+
+/** GET /api/v1/daemon/backend: the superblock of a mounted image. What a version of RAFS has not is 0. */
+export interface SuperblockInfo {
+  magic: number
+  version: number
+  sb_size: number
+  root_inode: number
+  chunk_size: number
+  batch_size: number
+  inodes_count: number
+  flags: { bits: number }
+  inode_table_entries: number
+  inode_table_offset: number
+  blob_table_size: number
+  blob_table_offset: number
+  extended_blob_table_offset: number
+  extended_blob_table_entries: number
+  blob_device_table_count: number
+  blob_device_table_offset: number
+  prefetch_table_offset: number
+  prefetch_table_entries: number
+  attr_timeout: { secs: number; nanos: number }
+  entry_timeout: { secs: number; nanos: number }
+  is_chunk_dict: boolean
+  meta_blkaddr: number
+  root_nid: number
+  chunk_table_offset: number
+  chunk_table_size: number
+}
+
+/** GET /api/v1/daemon/events: the last failed reads of backends, each `HTTP date - sentence`. */
+export interface DaemonEvents {
+  max_errors: number
+  total_errors: number
+  /** Bytes. */
+  max_size: number
+  total_size: number
+  errors: string[]
+}
+
+/**
+ * GET /api/v1/metrics: what a mounted image was asked. Arrays `fop_*` follow Getattr, Readlink, Open, Release, Read,
+ * Statfs, Getxattr, Listxattr, Opendir, Lookup, Readdir, Readdirplus, Access, Forget, BatchForget.
+ */
+export interface FsMetrics {
+  files_account_enabled: boolean
+  access_pattern_enabled: boolean
+  record_latest_read_files_enabled: boolean
+  measure_latency: boolean
+  /** The mountpoint. */
+  id: string
+  nr_opens: number
+  data_read: number
+  /** By size: below 1 KiB, 4, 16, 64, 128, 512 KiB, 1 MiB, more. */
+  block_count_read: number[]
+  fop_hits: number[]
+  fop_errors: number[]
+  /** Microseconds; reads alone are measured. */
+  fop_cumulative_latency_total: number[]
+  /** By microseconds: up to 200, 1,000, 20,000, 50,000, 500,000, 1,000,000, 2,000,000, more. */
+  read_latency_dist: number[]
+}
+
+/** GET /api/v1/metrics of a daemon that serves a kernel path (ours: upstream has no counters there). */
+export interface KernelMetrics {
+  driver: string
+  instances: number
+  events_answered: number
+  events_denied: number
+  events_pending: number
+  cache: Record<string, number>
+}
+
+/** One value of GET /api/v1/metrics/files, by inode number. */
+export interface FileMetrics {
+  total_fops: number
+  data_read: number
+  block_count_read: number[]
+  fop_hits: number[]
+  fop_errors: number[]
+}
+
+/** One element of GET /api/v1/metrics/files?latest=true: an inode, or the first and last of a range. */
+export type InodeRange = readonly [number] | readonly [number, number]
+
+/** One element of GET /api/v1/metrics/pattern. */
+export interface AccessPattern {
+  ino: number
+  nr_read: number
+  first_access_time_secs: number
+  first_access_time_nanos: number
+}
+
+/** GET /api/v1/metrics/backend; size classes are those of `FsMetrics`. */
+export interface BackendMetrics {
+  backend_type: string
+  read_count: number
+  read_errors: number
+  read_amount_total: number
+  read_cumulative_latency_millis_total: number
+  read_cumulative_latency_millis_dist: number[]
+  read_count_block_size_dist: number[]
+  /** By size class, then by milliseconds: up to 1, 20, 50, 100, 500, 1,000, 2,000, more. */
+  read_latency_sizes_dist: number[][]
+}
+
+/** GET /api/v1/metrics/blobcache */
+export interface BlobcacheMetrics {
+  underlying_files: string[]
+  store_path: string
+  partial_hits: number
+  whole_hits: number
+  total: number
+  entries_count: number
+  prefetch_data_amount: number
+  prefetch_requests_count: number
+  prefetch_workers: number
+  prefetch_cumulative_time_millis: number
+  prefetch_begin_time_secs: number
+  prefetch_begin_time_millis: number
+  prefetch_end_time_secs: number
+  prefetch_end_time_millis: number
+  prefetch_unmerged_chunks: number
+  buffered_backend_size: number
+  data_all_ready: boolean
+}
+
+/** One element of GET /api/v1/metrics/inflight. */
+export interface InflightInfo {
+  inode: number
+  opcode: number
+  unique: number
+  timestamp_secs: number
 }
 
 /** Every error body. `code` is always UNDEFINED, as upstream's; `fault` is our stable code. */

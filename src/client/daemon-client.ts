@@ -1,16 +1,20 @@
 import { Client } from 'undici'
 import { CODES, fault, type FaultCode, hasErrno } from '../common/fault.js'
 import type {
+  BackendMetrics,
   BlobCacheEntry,
-  BlobcacheInfo,
+  BlobcacheMetrics,
+  DaemonEvents,
   DaemonInfo,
   DescriptorInfo,
   ErrorBody,
+  FsMetrics,
+  InflightInfo,
   InstanceInfo,
   MountCommand,
 } from './api.js'
 
-type Method = 'GET' | 'POST' | 'PUT' | 'DELETE'
+type Method = 'GET' | 'PUT' | 'POST' | 'DELETE'
 
 /** Which instance a call is about. */
 export interface InstanceName {
@@ -26,10 +30,16 @@ export class DaemonClient {
   readonly #client: Client
   readonly #socketPath: string
 
-  /** @param options.timeoutMs for the whole of a call; binding an image reads only local files, so seconds are plenty */
-  constructor(socketPath: string, options: { timeoutMs?: number } = {}) {
+  readonly #headers: Record<string, string>
+
+  /**
+   * @param options.timeoutMs for the whole of a call; binding an image reads only local files, so seconds are plenty
+   * @param options.userAgent who asks, for the log of the daemon
+   */
+  constructor(socketPath: string, options: { timeoutMs?: number; userAgent?: string } = {}) {
     const timeoutMs = options.timeoutMs ?? 30_000
     this.#socketPath = socketPath
+    this.#headers = options.userAgent === undefined ? {} : { 'user-agent': options.userAgent }
     this.#client = new Client('http://nydusd', {
       socketPath,
       headersTimeout: timeoutMs,
@@ -59,6 +69,59 @@ export class DaemonClient {
     return (await this.#call('GET', '/api/v1/daemon/fds')) as DescriptorInfo[]
   }
 
+  /** Shows an image below the FUSE mount of the daemon. @throws INSTANCE_EXISTS, CONFIG_INVALID, RAFS_*, UNIMPLEMENTED */
+  async mount(mountpoint: string, command: MountCommand): Promise<void> {
+    await this.#call('POST', `/api/v1/mount?${mountQuery(mountpoint)}`, command)
+  }
+
+  /** Puts another bootstrap and backend in the place of a mount's. @throws INSTANCE_UNKNOWN, IMAGE_MISMATCH, and as `mount` */
+  async remount(mountpoint: string, command: MountCommand): Promise<void> {
+    await this.#call('PUT', `/api/v1/mount?${mountQuery(mountpoint)}`, command)
+  }
+
+  /** @throws INSTANCE_UNKNOWN */
+  async umount(mountpoint: string): Promise<void> {
+    await this.#call('DELETE', `/api/v1/mount?${mountQuery(mountpoint)}`)
+  }
+
+  /** Hands the FUSE descriptor and the state to the daemon's supervisor. */
+  async sendDescriptor(): Promise<void> {
+    await this.#call('PUT', '/api/v1/daemon/fuse/sendfd')
+  }
+
+  /** Takes both from the supervisor, in INIT. */
+  async takeOver(): Promise<void> {
+    await this.#call('PUT', '/api/v1/daemon/fuse/takeover')
+  }
+
+  async events(): Promise<DaemonEvents> {
+    return (await this.#call('GET', '/api/v1/daemon/events')) as DaemonEvents
+  }
+
+  /** @param mountpoint may be left out where there is one mount @throws INSTANCE_UNKNOWN */
+  async fsMetrics(mountpoint?: string): Promise<FsMetrics> {
+    return (await this.#call('GET', `/api/v1/metrics${idQuery(mountpoint)}`)) as FsMetrics
+  }
+
+  /** @throws INSTANCE_UNKNOWN */
+  async backendMetrics(mountpoint?: string): Promise<BackendMetrics> {
+    return (await this.#call('GET', `/api/v1/metrics/backend${idQuery(mountpoint)}`)) as BackendMetrics
+  }
+
+  /** The cache of one image: of its configuration's id, a path of the FUSE mount, or an instance. @throws INSTANCE_UNKNOWN */
+  async blobcache(id?: string): Promise<BlobcacheMetrics> {
+    return (await this.#call('GET', `/api/v1/metrics/blobcache${idQuery(id)}`)) as BlobcacheMetrics
+  }
+
+  async inflight(): Promise<InflightInfo[]> {
+    return ((await this.#call('GET', '/api/v1/metrics/inflight')) ?? []) as InflightInfo[]
+  }
+
+  /** Changes settings of a mounted backend, such as `registry_auth`. @throws CONFIG_INVALID */
+  async putSettings(mountpoint: string, settings: Readonly<Record<string, string>>): Promise<void> {
+    await this.#call('PUT', `/api/v1/config${idQuery(mountpoint)}`, settings)
+  }
+
   async bind(entry: BlobCacheEntry): Promise<void> {
     await this.#call('PUT', '/api/v2/blobs', entry)
   }
@@ -86,24 +149,6 @@ export class DaemonClient {
     await this.#call('DELETE', `/api/v2/blobs?${query(name)}`)
   }
 
-  /** Shows an image at a path of the daemon's FUSE mount. @throws INSTANCE_EXISTS */
-  async mount(path: string, command: MountCommand): Promise<void> {
-    await this.#call('POST', `/api/v1/mount?mountpoint=${encodeURIComponent(path)}`, command)
-  }
-
-  /** @throws INSTANCE_UNKNOWN */
-  async umount(path: string): Promise<void> {
-    await this.#call('DELETE', `/api/v1/mount?mountpoint=${encodeURIComponent(path)}`)
-  }
-
-  /** The cache of one image: a path of the FUSE mount, or an instance's id. @throws INSTANCE_UNKNOWN */
-  async blobcache(id: string): Promise<BlobcacheInfo> {
-    return (await this.#call(
-      'GET',
-      `/api/v1/metrics/blobcache?id=${encodeURIComponent(id)}`,
-    )) as BlobcacheInfo
-  }
-
   /** The answer to any GET of the API as the daemon wrote it, for tools that show it. */
   async getText(path: string): Promise<string> {
     return this.#send('GET', path)
@@ -123,9 +168,8 @@ export class DaemonClient {
       .request({
         method,
         path,
-        ...(body === undefined
-          ? {}
-          : { body: JSON.stringify(body), headers: { 'content-type': 'application/json' } }),
+        headers: { ...this.#headers, ...(body === undefined ? {} : { 'content-type': 'application/json' }) },
+        ...(body === undefined ? {} : { body: JSON.stringify(body) }),
       })
       .catch((err: unknown) => {
         throw fault('DAEMON_UNAVAILABLE', silence(this.#socketPath, err), { cause: err })
@@ -138,6 +182,14 @@ export class DaemonClient {
 
 function query(name: InstanceName): string {
   return `domain_id=${encodeURIComponent(name.domainId)}&blob_id=${encodeURIComponent(name.id)}`
+}
+
+function mountQuery(mountpoint: string): string {
+  return `mountpoint=${encodeURIComponent(mountpoint)}`
+}
+
+function idQuery(id: string | undefined): string {
+  return id === undefined ? '' : `?id=${encodeURIComponent(id)}`
 }
 
 function silence(socketPath: string, err: unknown): string {
@@ -156,5 +208,10 @@ function remoteFault(status: number, text: string): Error {
   }
   const code =
     body.fault !== undefined && body.fault in CODES ? (body.fault as FaultCode) : 'DAEMON_UNAVAILABLE'
-  return fault(code, body.message ?? `nydusd answered HTTP ${status}: ${text.slice(0, 200)}`)
+  return fault(code, sentenceOf(body.message) ?? `nydusd answered HTTP ${status}: ${text.slice(0, 200)}`)
+}
+
+/** What went wrong, out of the words that upstream's API has around it: `Mount(MountFilesystem(…))`. */
+function sentenceOf(message: string | undefined): string | undefined {
+  return message === undefined ? undefined : (/^\w+\(\w+\((.*)\)\)$/s.exec(message)?.[1] ?? message)
 }

@@ -5,14 +5,31 @@
  * before anything slow; stopping leaves unanswered events to whoever holds the descriptors.
  */
 import type { Server } from 'node:http'
-import type { BlobCacheEntry, DaemonInfo, DescriptorInfo, InstanceInfo } from '../client/api.js'
+import type {
+  AccessPattern,
+  BackendMetrics,
+  BlobCacheEntry,
+  BlobcacheMetrics,
+  DaemonEvents,
+  DaemonInfo,
+  DescriptorInfo,
+  FileMetrics,
+  InflightInfo,
+  InodeRange,
+  InstanceInfo,
+  KernelMetrics,
+  MountCommand,
+  SuperblockInfo,
+} from '../client/api.js'
 import { fault } from '../common/fault.js'
 import { LOG_LEVELS, type Logger, pinoLevel } from '../common/log.js'
 import { readVersion } from '../common/version.js'
 import { Caches } from './caches.js'
 import { KernelService, type KernelServiceOptions, type ServiceContext } from './kernel-service.js'
-import { blobcacheMetrics, type BlobcacheMetrics } from './metrics.js'
+import { blobcacheMetrics } from './metrics.js'
 import type { Actions } from './routes.js'
+import { EventRing } from './event-ring.js'
+import { RuntimeSettings } from './runtime-settings.js'
 import { serveApi } from './server.js'
 import { StateMachine } from './state.js'
 
@@ -35,6 +52,8 @@ export class Daemon implements Actions {
   readonly #options: DaemonOptions
   readonly #logger: Logger
   readonly #state = new StateMachine()
+  readonly #events = new EventRing()
+  readonly #settings = new RuntimeSettings()
   readonly #caches: Caches
   readonly #kernel: KernelService
   readonly #ended: Promise<void>
@@ -149,8 +168,72 @@ export class Daemon implements Actions {
     this.#kernel.instances.mounted(domainId, id)
   }
 
+  events(): DaemonEvents {
+    return this.#events.list()
+  }
+
+  settings(id: string | undefined): Record<string, string> {
+    return this.#settings.list(id)
+  }
+
+  putSettings(id: string | undefined, settings: Record<string, string>): void {
+    this.#settings.put(id, settings)
+  }
+
+  sendDescriptor(): Promise<void> {
+    throw noFileSystem()
+  }
+
+  takeOver(): Promise<void> {
+    throw noFileSystem()
+  }
+
+  mountImage(_mountpoint: string, _command: MountCommand): Promise<void> {
+    throw noFileSystem()
+  }
+
+  remountImage(_mountpoint: string, _command: MountCommand): Promise<void> {
+    throw noFileSystem()
+  }
+
+  unmountImage(_mountpoint: string): Promise<void> {
+    throw noFileSystem()
+  }
+
+  ownConfig(): string {
+    throw noFileSystem()
+  }
+
+  superblock(_mountpoint: string): SuperblockInfo {
+    throw noFileSystem()
+  }
+
+  fileMetrics(_id: string | undefined): Promise<Record<string, FileMetrics>> {
+    throw noFileSystem()
+  }
+
+  latestReads(_id: string | undefined): Promise<readonly InodeRange[]> {
+    throw noFileSystem()
+  }
+
+  accessPatterns(_id: string | undefined): Promise<AccessPattern[]> {
+    throw noFileSystem()
+  }
+
+  backendMetrics(_id: string | undefined): BackendMetrics {
+    throw noFileSystem()
+  }
+
+  inflight(): InflightInfo[] {
+    return []
+  }
+
+  cullBlob(_blobId: string): Promise<void> {
+    throw noFileSystem()
+  }
+
   /** Upstream serves file-system statistics here; a kernel path has none: the driver's events take their place. */
-  metrics(): unknown {
+  fsMetrics(_id: string | undefined): KernelMetrics {
     const { eventsAnswered, eventsDenied, eventsPending } = this.#kernel.driver.stats()
     return {
       driver: this.#kernel.driver.name,
@@ -167,4 +250,11 @@ export class Daemon implements Actions {
     if (id !== undefined && blobs.length === 0) throw fault('INSTANCE_UNKNOWN', `no image is bound as ${id}`)
     return blobcacheMetrics(this.#kernel.cache.directory, blobs, this.#kernel.cache.counters)
   }
+}
+
+function noFileSystem(): Error {
+  return fault(
+    'UNIMPLEMENTED',
+    'a shared daemon of the kernel path mounts nothing itself: bind the image with PUT /api/v2/blobs and mount EROFS',
+  )
 }

@@ -1,70 +1,192 @@
-import { fault } from '../common/fault.js'
-import type { BlobCacheEntry, DaemonInfo, DescriptorInfo, InstanceInfo } from '../client/api.js'
+import type {
+  AccessPattern,
+  BackendMetrics,
+  BlobCacheEntry,
+  BlobcacheMetrics,
+  DaemonEvents,
+  DaemonInfo,
+  DescriptorInfo,
+  FileMetrics,
+  FsMetrics,
+  InflightInfo,
+  InodeRange,
+  InstanceInfo,
+  KernelMetrics,
+  MountCommand,
+  SuperblockInfo,
+} from '../client/api.js'
+import {
+  flagParameter,
+  parseBlobEntry,
+  parseLogLevel,
+  parseMountCommand,
+  parseOldMountCommand,
+  parseSettings,
+  requiredParameter,
+} from './request-bodies.js'
 
-/** What the daemon can be asked to do; the routes only translate. */
+/**
+ * What the daemon can be asked to do; the routes only translate. `id` chooses one of what is counted: a mountpoint, or of
+ * the cache the `id` of a configuration; without it there must be exactly one. @throws INSTANCE_UNKNOWN
+ */
 export interface Actions {
   info(): DaemonInfo
   setLogLevel(level: string): void
   start(): Promise<void>
   exit(): Promise<void>
+  events(): DaemonEvents
+  /** Hands the FUSE descriptor and the state to the supervisor. */
+  sendDescriptor(): Promise<void>
+  /** Takes both from the supervisor. */
+  takeOver(): Promise<void>
+
+  /** @throws INSTANCE_EXISTS, CONFIG_INVALID, RAFS_*, UNIMPLEMENTED where there is no FUSE service */
+  mountImage(mountpoint: string, command: MountCommand): Promise<void>
+  remountImage(mountpoint: string, command: MountCommand): Promise<void>
+  unmountImage(mountpoint: string): Promise<void>
+  /** The text of the daemon's own configuration, for mounts that bring none. @throws CONFIG_MISSING */
+  ownConfig(): string
+  superblock(mountpoint: string): SuperblockInfo
+
+  fsMetrics(id: string | undefined): FsMetrics | KernelMetrics
+  fileMetrics(id: string | undefined): Promise<Record<string, FileMetrics>>
+  /** Inodes read since the last call. */
+  latestReads(id: string | undefined): Promise<readonly InodeRange[]>
+  accessPatterns(id: string | undefined): Promise<AccessPattern[]>
+  backendMetrics(id: string | undefined): BackendMetrics
+  blobcacheMetrics(id: string | undefined): BlobcacheMetrics
+  inflight(): InflightInfo[]
+
+  /** Runtime settings of one mount, or of all with `id:` before each key. */
+  settings(id: string | undefined): Record<string, string>
+  /** @throws CONFIG_INVALID for a key that there is not */
+  putSettings(id: string | undefined, settings: Record<string, string>): void
+
   descriptors(): DescriptorInfo[]
   bind(entry: BlobCacheEntry): Promise<void>
   unbind(domainId: string, id: string | undefined): Promise<void>
+  /** Takes the cached bytes of a blob away that nobody uses. */
+  cullBlob(blobId: string): Promise<void>
   instances(domainId: string | undefined, id: string | undefined): InstanceInfo[]
   mounted(domainId: string, id: string): void
-  metrics(): unknown
-  blobcacheMetrics(id: string | undefined): unknown
 }
 
 export interface Route {
   readonly takesBody: boolean
+  /** What upstream calls a failure here: the endpoint, and what failed. Where it is missing the route is ours. */
+  readonly failure?: readonly [
+    endpoint: string,
+    cause: 'DaemonAbnormal' | 'MountFilesystem' | 'Metrics' | 'Blobs',
+  ]
   handle(actions: Actions, query: URLSearchParams, body: unknown): unknown
+}
+
+const asksDaemon: Pick<Route, 'takesBody' | 'failure'> = {
+  takesBody: false,
+  failure: ['DaemonInfo', 'DaemonAbnormal'],
+}
+const setsDaemon: Route = {
+  takesBody: true,
+  failure: ['Configure', 'DaemonAbnormal'],
+  handle: (actions, _query, body) => actions.setLogLevel(parseLogLevel(body)),
+}
+
+/** An order without a body. */
+function order(endpoint: string, handle: (actions: Actions) => Promise<void>): Record<string, Route> {
+  return { PUT: { takesBody: false, failure: [endpoint, 'DaemonAbnormal'], handle } }
+}
+
+/** What is counted for one `id`. */
+function counted(
+  endpoint: string,
+  handle: (actions: Actions, id: string | undefined, query: URLSearchParams) => unknown,
+): Record<string, Route> {
+  return {
+    GET: {
+      takesBody: false,
+      failure: [endpoint, 'Metrics'],
+      handle: (actions, query) => handle(actions, query.get('id') ?? undefined, query),
+    },
+  }
 }
 
 /** Paths of upstream's API (nydusd 2.x) and ours, marked. Methods that a path does not list are refused with 400. */
 const ROUTES: Record<string, Record<string, Route>> = {
-  '/api/v1/daemon': {
-    GET: { takesBody: false, handle: actions => actions.info() },
-    PUT: { takesBody: true, handle: (actions, _query, body) => actions.setLogLevel(logLevelOf(body)) },
-  },
+  '/api/v1/daemon': { GET: { ...asksDaemon, handle: actions => actions.info() }, PUT: setsDaemon },
   '/api/v2/daemon': {
-    GET: { takesBody: false, handle: actions => ({ ...actions.info(), backend_collection: null }) },
-    PUT: { takesBody: true, handle: (actions, _query, body) => actions.setLogLevel(logLevelOf(body)) },
+    GET: { ...asksDaemon, handle: actions => ({ ...actions.info(), backend_collection: null }) },
+    PUT: setsDaemon,
   },
-  '/api/v1/daemon/start': { PUT: { takesBody: false, handle: actions => actions.start() } },
-  '/api/v1/daemon/exit': { PUT: { takesBody: false, handle: actions => actions.exit() } },
+  '/api/v1/daemon/events': {
+    GET: { takesBody: false, failure: ['Events', 'DaemonAbnormal'], handle: actions => actions.events() },
+  },
+  '/api/v1/daemon/backend': {
+    GET: {
+      takesBody: false,
+      failure: ['FsBackendInfo', 'MountFilesystem'],
+      handle: (actions, query) => actions.superblock(requiredParameter(query, 'mountpoint')),
+    },
+  },
+  '/api/v1/daemon/start': order('Upgrade', actions => actions.start()),
+  '/api/v1/daemon/exit': order('Upgrade', actions => actions.exit()),
+  '/api/v1/daemon/fuse/sendfd': order('Upgrade', actions => actions.sendDescriptor()),
+  '/api/v1/daemon/fuse/takeover': order('Upgrade', actions => actions.takeOver()),
   // Ours: what a keeper must duplicate.
   '/api/v1/daemon/fds': { GET: { takesBody: false, handle: actions => actions.descriptors() } },
+  '/api/v1/mount': {
+    POST: {
+      takesBody: true,
+      failure: ['Mount', 'MountFilesystem'],
+      handle: (actions, query, body) =>
+        actions.mountImage(requiredParameter(query, 'mountpoint'), parseMountCommand(body)),
+    },
+    PUT: { takesBody: true, failure: ['Mount', 'MountFilesystem'], handle: putMount },
+    DELETE: {
+      takesBody: false,
+      failure: ['Mount', 'MountFilesystem'],
+      handle: (actions, query) => actions.unmountImage(requiredParameter(query, 'mountpoint')),
+    },
+  },
+  '/api/v1/metrics': counted('GlobalMetrics', (actions, id) => actions.fsMetrics(id)),
+  '/api/v1/metrics/files': counted('FsFilesMetrics', (actions, id, query) =>
+    flagParameter(query, 'latest') ? actions.latestReads(id) : actions.fileMetrics(id),
+  ),
+  '/api/v1/metrics/pattern': counted('Pattern', (actions, id) => actions.accessPatterns(id)),
+  '/api/v1/metrics/backend': counted('BackendMetrics', (actions, id) => actions.backendMetrics(id)),
+  '/api/v1/metrics/blobcache': counted('BlobcacheMetrics', (actions, id) => actions.blobcacheMetrics(id)),
+  '/api/v1/metrics/inflight': counted('InflightMetrics', actions => {
+    const requests = actions.inflight()
+    return requests.length === 0 ? undefined : requests
+  }),
+  '/api/v1/config': {
+    ...counted('Configure', (actions, id) => actions.settings(id)),
+    PUT: {
+      takesBody: true,
+      failure: ['Configure', 'DaemonAbnormal'],
+      handle: (actions, query, body) =>
+        actions.putSettings(query.get('id') ?? undefined, parseSettings(body)),
+    },
+  },
   '/api/v2/blobs': {
     GET: {
       takesBody: false,
+      failure: ['GetBlobObjects', 'Blobs'],
       handle: (actions, query) =>
         actions.instances(query.get('domain_id') ?? undefined, query.get('blob_id') ?? undefined),
     },
-    PUT: { takesBody: true, handle: (actions, _query, body) => actions.bind(parseBlobEntry(body)) },
-    DELETE: {
-      takesBody: false,
-      handle: (actions, query) =>
-        actions.unbind(required(query, 'domain_id'), query.get('blob_id') ?? undefined),
+    PUT: {
+      takesBody: true,
+      failure: ['CreateBlobObject', 'Blobs'],
+      handle: (actions, _query, body) => actions.bind(parseBlobEntry(body)),
     },
+    DELETE: { takesBody: false, failure: ['DeleteBlobObject', 'Blobs'], handle: deleteBlobs },
   },
   // Ours: mount and canary are done, complete blobs need no events any more.
   '/api/v2/blobs/mounted': {
     PUT: {
       takesBody: false,
-      handle: (actions, query) => actions.mounted(required(query, 'domain_id'), required(query, 'blob_id')),
-    },
-  },
-  '/api/v1/mount': {
-    POST: { takesBody: true, handle: noFileSystem },
-    PUT: { takesBody: true, handle: noFileSystem },
-    DELETE: { takesBody: false, handle: noFileSystem },
-  },
-  '/api/v1/metrics': { GET: { takesBody: false, handle: actions => actions.metrics() } },
-  '/api/v1/metrics/blobcache': {
-    GET: {
-      takesBody: false,
-      handle: (actions, query) => actions.blobcacheMetrics(query.get('id') ?? undefined),
+      handle: (actions, query) =>
+        actions.mounted(requiredParameter(query, 'domain_id'), requiredParameter(query, 'blob_id')),
     },
   },
 }
@@ -83,47 +205,17 @@ export function listRoutes(): string[] {
   )
 }
 
-function noFileSystem(): never {
-  throw fault(
-    'UNIMPLEMENTED',
-    'a shared daemon of the kernel path mounts nothing itself: bind the image with PUT /api/v2/blobs and mount EROFS',
-  )
+/** A remount; without a mountpoint in the query it is a mount as in 2020. */
+function putMount(actions: Actions, query: URLSearchParams, body: unknown): Promise<void> {
+  const mountpoint = query.get('mountpoint')
+  if (mountpoint !== null) return actions.remountImage(mountpoint, parseMountCommand(body))
+  const { mountpoint: path, ...command } = parseOldMountCommand(body)
+  return actions.mountImage(path, { ...command, config: actions.ownConfig() })
 }
 
-function required(query: URLSearchParams, name: string): string {
-  const value = query.get(name)
-  if (value === null) throw fault('REQUEST_INVALID', `QueryString("${name}"): the parameter is missing`)
-  return value
-}
-
-function logLevelOf(body: unknown): string {
-  const level = isObject(body) ? body['log_level'] : undefined
-  if (typeof level !== 'string') throw fault('REQUEST_INVALID', 'ParseBody: log_level must be a string')
-  return level
-}
-
-/** @throws REQUEST_INVALID */
-export function parseBlobEntry(body: unknown): BlobCacheEntry {
-  if (!isObject(body)) throw fault('REQUEST_INVALID', 'ParseBody: a blob cache entry is an object')
-  const { type, id, domain_id: domainId, config } = body
-  if (type !== 'bootstrap') throw fault('REQUEST_INVALID', 'only entries of type bootstrap may be bound')
-  for (const [name, value] of [
-    ['id', id],
-    ['domain_id', domainId],
-  ]) {
-    if (typeof value !== 'string' || value === '' || value.includes('/')) {
-      throw fault('REQUEST_INVALID', `${String(name)} must be a non-empty string without '/'`)
-    }
-  }
-  if (!isObject(config)) throw fault('REQUEST_INVALID', 'config must be an object')
-  for (const name of ['backend_type', 'metadata_path']) {
-    if (typeof config[name] !== 'string') throw fault('REQUEST_INVALID', `config.${name} must be a string`)
-  }
-  if (!isObject(config['backend_config']))
-    throw fault('REQUEST_INVALID', 'config.backend_config must be an object')
-  return body as unknown as BlobCacheEntry
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
+/** With a domain its images are forgotten, or one of them; a blob alone loses its cached bytes. */
+function deleteBlobs(actions: Actions, query: URLSearchParams): Promise<void> {
+  const [domainId, blobId] = [query.get('domain_id'), query.get('blob_id') ?? undefined]
+  if (domainId === null && blobId !== undefined) return actions.cullBlob(blobId)
+  return actions.unbind(requiredParameter(query, 'domain_id'), blobId)
 }

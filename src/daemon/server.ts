@@ -1,14 +1,26 @@
 import { chmodSync, lstatSync, unlinkSync } from 'node:fs'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { connect } from 'node:net'
+import type { Duplex } from 'node:stream'
 import type { ErrorBody } from '../client/api.js'
-import { asFault, fault, hasErrno, KINDS } from '../common/fault.js'
+import { asFault, fault, hasErrno } from '../common/fault.js'
 import type { Logger } from '../common/log.js'
-import { findRoute, type Actions } from './routes.js'
+import { describeFailure } from './api-failure.js'
+import { findRoute, type Actions, type Route } from './routes.js'
 
 /** Bodies beyond this are refused: a mount command with its config is a few KiB. */
 const BODY_LIMIT_BYTES = 1024 * 1024
 const BASE = 'http://nydusd'
+const HEADERS = { server: 'Nydus API', 'content-type': 'application/json' }
+/** A client that sends its request slower than this is told so: it holds memory of ours. */
+const TIMEOUTS = { headersTimeout: 10_000, requestTimeout: 30_000, connectionsCheckingInterval: 2000 }
+/** Those beyond are closed at once, those before are served. */
+const MAX_CONNECTIONS = 2048
+/** Of Node's parser. */
+const BYTE_PROBLEMS: Readonly<Record<string, readonly [status: string, problem: string]>> = {
+  HPE_HEADER_OVERFLOW: ['431 Request Header Fields Too Large', 'the head of the request is too large'],
+  ERR_HTTP_REQUEST_TIMEOUT: ['408 Request Timeout', 'the request did not arrive in time'],
+}
 /** `sun_path` of unix(7), with its end. */
 const PATH_LIMIT_BYTES = 107
 
@@ -24,14 +36,15 @@ export async function serveApi(path: string, actions: Actions, logger: Logger): 
       `the path of a socket has at most ${PATH_LIMIT_BYTES} bytes: choose another --apisock`,
     )
   await removeStaleSocket(path)
-  const server = createServer((request, response) => {
-    answer(request, response, actions).catch((err: unknown) => {
-      const failure = asFault(err)
-      logger.debug({ err: failure, method: request.method, url: request.url }, 'request refused')
-      const body: ErrorBody = { code: 'UNDEFINED', message: failure.message, fault: failure.code }
-      send(response, failure.code === 'DAEMON_STATE' ? 400 : KINDS[failure.kind].http, body)
+  const server = createServer(TIMEOUTS, (request, response) => {
+    answer(request, response, actions, logger).catch((err: unknown) => {
+      // The client went away while it was answered.
+      logger.debug({ err: asFault(err), method: request.method, url: request.url }, 'request lost')
+      response.destroy()
     })
   })
+  server.maxConnections = MAX_CONNECTIONS
+  server.on('clientError', refuseBytes)
   await new Promise<void>((resolve, reject) => {
     server.once('error', err => reject(asFault(err, 'ADDRESS_IN_USE', `cannot listen on ${path}`)))
     server.listen(path, resolve)
@@ -40,18 +53,55 @@ export async function serveApi(path: string, actions: Actions, logger: Logger): 
   return server
 }
 
-async function answer(request: IncomingMessage, response: ServerResponse, actions: Actions): Promise<void> {
+async function answer(
+  request: IncomingMessage,
+  response: ServerResponse,
+  actions: Actions,
+  logger: Logger,
+): Promise<void> {
+  let route: Route | undefined
+  try {
+    const text = await readBody(request)
+    const url = parseTarget(request)
+    route = routeOf(request, url, text)
+    const body = route.takesBody ? parseJson(text) : undefined
+    const result = await route.handle(actions, url.searchParams, body)
+    send(response, result === undefined ? 204 : 200, result)
+  } catch (err) {
+    logger.debug({ err: asFault(err), method: request.method, url: request.url }, 'request refused')
+    const { status, body } = describeFailure(err, route)
+    send(response, status, body)
+  }
+}
+
+/** @throws REQUEST_INVALID */
+function parseTarget(request: IncomingMessage): URL {
   const target = request.url ?? '/'
   if (!URL.canParse(target, BASE)) throw fault('REQUEST_INVALID', 'BadRequest: the request target is no path')
-  const url = new URL(target, BASE)
+  return new URL(target, BASE)
+}
+
+/** @throws ROUTE_UNKNOWN, REQUEST_INVALID */
+function routeOf(request: IncomingMessage, url: URL, text: string): Route {
   const route = findRoute(request.method ?? 'GET', url.pathname)
   if (route === 'no-path') throw fault('ROUTE_UNKNOWN', `NoRoute: ${url.pathname} is no path of this API`)
-  const text = await readBody(request)
-  if (route === 'no-method' || (text !== '') !== route.takesBody) {
+  if (route === 'no-method' || (text !== '') !== route.takesBody)
     throw fault('REQUEST_INVALID', `BadRequest: ${request.method} ${url.pathname} does not take this form`)
+  return route
+}
+
+/** What is no request of HTTP, or came too slowly, is answered in the same shape as any other refusal. */
+function refuseBytes(err: NodeJS.ErrnoException, socket: Duplex): void {
+  if (!socket.writable || err.code === 'ECONNRESET') {
+    socket.destroy()
+    return
   }
-  const result = await route.handle(actions, url.searchParams, route.takesBody ? parseJson(text) : undefined)
-  send(response, result === undefined ? 204 : 200, result)
+  const [status, problem] = BYTE_PROBLEMS[err.code ?? ''] ?? ['400 Bad Request', 'this is no HTTP request']
+  const body: ErrorBody = { code: 'UNDEFINED', message: `BadRequest: ${problem}`, fault: 'REQUEST_INVALID' }
+  const text = JSON.stringify(body)
+  const head = Object.entries({ ...HEADERS, 'content-length': text.length, connection: 'close' })
+  const lines = head.map(([name, value]) => `${name}: ${value}\r\n`).join('')
+  socket.end(`HTTP/1.1 ${status}\r\n${lines}\r\n${text}`, () => socket.destroy())
 }
 
 async function readBody(request: IncomingMessage): Promise<string> {
@@ -75,7 +125,7 @@ function parseJson(text: string): unknown {
 }
 
 function send(response: ServerResponse, status: number, body: unknown): void {
-  response.writeHead(status, { server: 'Nydus API', 'content-type': 'application/json' })
+  response.writeHead(status, HEADERS)
   response.end(body === undefined ? undefined : JSON.stringify(body))
 }
 

@@ -4,7 +4,8 @@ import { request as httpRequest, type IncomingMessage } from 'node:http'
 import { connect, createServer } from 'node:net'
 import path from 'node:path'
 import t, { type Test } from 'tap'
-import { fault } from '../../../src/common/fault.js'
+import type { BackendMetrics, BlobcacheMetrics, FsMetrics, SuperblockInfo } from '../../../src/client/api.js'
+import { fault, type FaultCode } from '../../../src/common/fault.js'
 import { silentLogger } from '../../../src/common/log.js'
 import type { Actions } from '../../../src/daemon/routes.js'
 import { serveApi } from '../../../src/daemon/server.js'
@@ -46,8 +47,24 @@ async function serve(t: Test, overrides: Partial<Actions> = {}) {
     unbind: note('unbind', done),
     instances: note('instances', []),
     mounted: note('mounted', undefined),
-    metrics: note('metrics', {}),
-    blobcacheMetrics: note('blobcacheMetrics', {}),
+    events: note('events', { max_errors: 500, total_errors: 0, max_size: 51200, total_size: 0, errors: [] }),
+    sendDescriptor: note('sendDescriptor', done),
+    takeOver: note('takeOver', done),
+    mountImage: note('mountImage', done),
+    remountImage: note('remountImage', done),
+    unmountImage: note('unmountImage', done),
+    ownConfig: note('ownConfig', '{"own":1}'),
+    superblock: note('superblock', {} as SuperblockInfo),
+    fsMetrics: note('fsMetrics', {} as FsMetrics),
+    fileMetrics: note('fileMetrics', Promise.resolve({})),
+    latestReads: note('latestReads', Promise.resolve([[1], [3, 5]] as const)),
+    accessPatterns: note('accessPatterns', Promise.resolve([])),
+    backendMetrics: note('backendMetrics', {} as BackendMetrics),
+    blobcacheMetrics: note('blobcacheMetrics', {} as BlobcacheMetrics),
+    inflight: note('inflight', []),
+    settings: note('settings', {}),
+    putSettings: note('putSettings', undefined),
+    cullBlob: note('cullBlob', done),
     ...overrides,
   }
   const server = await serveApi(socketPath, actions, silentLogger)
@@ -72,6 +89,8 @@ async function ask(
   for await (const part of response) text += String(part)
   return { status: response.statusCode ?? 0, headers: response.headers, text }
 }
+
+const MOUNT = '{"source":"/b","fs_type":"rafs","config":"{}","prefetch_files":null}'
 
 const entry = {
   type: 'bootstrap',
@@ -119,8 +138,18 @@ t.test('what the API does not know', async t => {
     ['PUT', '/api/v1/daemon', '{"log_level":7}', 400, /log_level/],
     ['DELETE', '/api/v2/blobs', undefined, 400, /QueryString\("domain_id"\)/],
     ['PUT', '/api/v2/blobs/mounted?domain_id=d', undefined, 400, /QueryString\("blob_id"\)/],
-    ['POST', '/api/v1/mount?mountpoint=/m', '{}', 501, /mounts nothing itself/],
-    ['DELETE', '/api/v1/mount?mountpoint=/m', undefined, 501, /mounts nothing itself/],
+    ['POST', '/api/v1/mount', MOUNT, 400, /QueryString\("mountpoint"\)/],
+    ['POST', '/api/v1/mount?mountpoint=/m', '{}', 400, /ParseBody\(source/],
+    ['POST', '/api/v1/mount?mountpoint=/m', '{"source":"/b","fs_type":"rafs"}', 400, /ParseBody\(config/],
+    ['POST', '/api/v1/mount?mountpoint=/m', MOUNT.replace('null', '[1]'), 400, /ParseBody\(prefetch_files/],
+    ['POST', '/api/v1/mount?mountpoint=/m', MOUNT.replace('"rafs"', '1'), 400, /ParseBody\(fs_type/],
+    ['PUT', '/api/v1/mount', MOUNT, 400, /QueryString\("mountpoint"\)/],
+    ['DELETE', '/api/v1/mount', undefined, 400, /QueryString\("mountpoint"\)/],
+    ['GET', '/api/v1/daemon/backend', undefined, 400, /QueryString\("mountpoint"\)/],
+    ['GET', '/api/v1/metrics/files?latest=yes', undefined, 400, /QueryString\("latest"\)/],
+    ['PUT', '/api/v1/config', '[]', 400, /ParseBody/],
+    ['PUT', '/api/v1/config', '{"registry_auth":1}', 400, /"registry_auth" must be a string/],
+    ['PUT', '/api/v1/daemon/start', '{}', 400, /BadRequest/],
     ['PUT', '/api/v2/blobs', 'null', 400, /is an object/],
     ['PUT', '/api/v2/blobs', JSON.stringify({ ...entry, type: 'datablob' }), 400, /type bootstrap/],
     ['PUT', '/api/v2/blobs', JSON.stringify({ ...entry, id: '../x' }), 400, /id must be/],
@@ -147,21 +176,96 @@ t.test('a target that is no path at all', async t => {
   t.match(text, /REQUEST_INVALID/)
 })
 
-t.test('the kind of a fault is its status; a state that does not fit is 400', async t => {
+t.test('each endpoint asks for what it is named for', async t => {
+  const { socketPath, calls } = await serve(t)
+  const command = { source: '/b', fs_type: 'rafs', config: '{}' }
+  for (const [method, target, body, status, ...call] of [
+    ['GET', '/api/v1/daemon/events', '', 200, 'events'],
+    ['GET', '/api/v1/daemon/backend?mountpoint=%2Fa%20b', '', 200, 'superblock', '/a b'],
+    ['PUT', '/api/v1/daemon/fuse/sendfd', '', 204, 'sendDescriptor'],
+    ['PUT', '/api/v1/daemon/fuse/takeover', '', 204, 'takeOver'],
+    ['POST', '/api/v1/mount?mountpoint=/m', MOUNT, 204, 'mountImage', '/m', command],
+    [
+      'POST',
+      '/api/v1/mount?mountpoint=/m',
+      MOUNT.replace('null', '["/x"]'),
+      204,
+      'mountImage',
+      '/m',
+      { ...command, prefetch_files: ['/x'] },
+    ],
+    [
+      'POST',
+      '/api/v1/mount?mountpoint=/m',
+      '{"source":"/b","config":""}',
+      204,
+      'mountImage',
+      '/m',
+      { source: '/b', fs_type: '', config: '' },
+    ],
+    ['PUT', '/api/v1/mount?mountpoint=/m&mountpoint=/n', MOUNT, 204, 'remountImage', '/m', command],
+    ['DELETE', '/api/v1/mount?mountpoint=/m', '', 204, 'unmountImage', '/m'],
+    ['GET', '/api/v1/metrics', '', 200, 'fsMetrics', undefined],
+    ['GET', '/api/v1/metrics?id=/m', '', 200, 'fsMetrics', '/m'],
+    ['GET', '/api/v1/metrics/files?id=/m&latest=false', '', 200, 'fileMetrics', '/m'],
+    ['GET', '/api/v1/metrics/files?latest=true', '', 200, 'latestReads', undefined],
+    ['GET', '/api/v1/metrics/pattern?id=/m', '', 200, 'accessPatterns', '/m'],
+    ['GET', '/api/v1/metrics/backend?id=/m', '', 200, 'backendMetrics', '/m'],
+    ['GET', '/api/v1/metrics/blobcache?id=c', '', 200, 'blobcacheMetrics', 'c'],
+    ['GET', '/api/v1/metrics/inflight', '', 204, 'inflight'],
+    ['GET', '/api/v1/config?id=/', '', 200, 'settings', '/'],
+    ['PUT', '/api/v1/config?id=/', '{"registry_auth":"x"}', 204, 'putSettings', '/', { registry_auth: 'x' }],
+    ['DELETE', '/api/v2/blobs?blob_id=b', '', 204, 'cullBlob', 'b'],
+  ] as const) {
+    calls.length = 0
+    t.equal((await ask(socketPath, method, target, body)).status, status, `${method} ${target}`)
+    t.strictSame(calls, [call], `${method} ${target}`)
+  }
+  calls.length = 0
+  const old = '{"source":"/b","fstype":"rafs","mountpoint":"/m"}'
+  t.equal((await ask(socketPath, 'PUT', '/api/v1/mount', old)).status, 204, 'a mount as in 2020')
+  t.strictSame(calls, [['ownConfig'], ['mountImage', '/m', { ...command, config: '{"own":1}' }]])
+})
+
+t.test('failures have the statuses and messages of upstream', async t => {
+  const refuse = (code: FaultCode) => () => Promise.reject(fault(code, 'the sentence'))
+  const throwing = (code: FaultCode) => () => {
+    throw fault(code, 'the sentence')
+  }
   const { socketPath } = await serve(t, {
-    start: () => Promise.reject(fault('DAEMON_STATE', 'not now')),
+    setLogLevel: throwing('CONFIG_INVALID'),
+    start: refuse('DAEMON_STATE'),
     exit: () => Promise.reject(new Error('unforeseen')),
-    instances: () => {
-      throw fault('INSTANCE_UNKNOWN', 'who?')
-    },
-    bind: () => Promise.reject(fault('INSTANCE_EXISTS', 'already')),
+    instances: throwing('INSTANCE_UNKNOWN'),
+    bind: refuse('INSTANCE_EXISTS'),
+    takeOver: refuse('UNIMPLEMENTED'),
+    mountImage: refuse('INSTANCE_EXISTS'),
+    unmountImage: refuse('INSTANCE_UNKNOWN'),
+    remountImage: refuse('REQUEST_INVALID'),
+    fsMetrics: throwing('INSTANCE_UNKNOWN'),
+    backendMetrics: throwing('INTERNAL'),
+    putSettings: throwing('CONFIG_INVALID'),
+    descriptors: throwing('DRIVER_UNSUPPORTED'),
   })
-  const status = async (method: string, target: string, body?: string) =>
-    (await ask(socketPath, method, target, body)).status
-  t.equal(await status('PUT', '/api/v1/daemon/start'), 400)
-  t.equal(await status('PUT', '/api/v1/daemon/exit'), 500)
-  t.equal(await status('GET', '/api/v2/blobs?domain_id=d'), 404)
-  t.equal(await status('PUT', '/api/v2/blobs', JSON.stringify(entry)), 409)
+  for (const [method, target, body, status, message] of [
+    ['PUT', '/api/v1/daemon', '{"log_level":"x"}', 500, 'Configure(DaemonAbnormal(the sentence))'],
+    ['PUT', '/api/v1/daemon/start', '', 400, 'Upgrade(DaemonAbnormal(the sentence))'],
+    ['PUT', '/api/v1/daemon/exit', '', 500, 'Upgrade(DaemonAbnormal(unforeseen))'],
+    ['PUT', '/api/v1/daemon/fuse/takeover', '', 501, 'Upgrade(DaemonAbnormal(the sentence))'],
+    ['GET', '/api/v2/blobs?domain_id=d', '', 404, 'GetBlobObjects(Blobs(the sentence))'],
+    ['PUT', '/api/v2/blobs', JSON.stringify(entry), 409, 'CreateBlobObject(Blobs(the sentence))'],
+    ['POST', '/api/v1/mount?mountpoint=/m', MOUNT, 500, 'Mount(MountFilesystem(the sentence))'],
+    ['DELETE', '/api/v1/mount?mountpoint=/m', '', 500, 'Mount(MountFilesystem(the sentence))'],
+    ['PUT', '/api/v1/mount?mountpoint=/m', MOUNT, 400, 'the sentence'],
+    ['GET', '/api/v1/metrics', '', 404, 'GlobalMetrics(Metrics(the sentence))'],
+    ['GET', '/api/v1/metrics/backend', '', 500, 'BackendMetrics(Metrics(the sentence))'],
+    ['PUT', '/api/v1/config', '{"a":"b"}', 500, 'Configure(DaemonAbnormal(the sentence))'],
+    ['GET', '/api/v1/daemon/fds', '', 412, 'the sentence'],
+  ] as const) {
+    const answer = await ask(socketPath, method, target, body)
+    t.equal(answer.status, status, `${method} ${target}`)
+    t.match(JSON.parse(answer.text), { code: 'UNDEFINED', message, fault: /^[A-Z_]+$/ })
+  }
 })
 
 t.test('a body of 1 MiB is taken, a byte more is refused, and the sender hears it', async t => {

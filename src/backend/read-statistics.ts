@@ -1,0 +1,75 @@
+/** How the reads of a backend went, in upstream's classes (nydusd.md 3.6). */
+import { isFault } from '../common/fault.js'
+import type { Backend, BlobReader, ReadOptions } from './reader.js'
+
+/** Where classes end: KiB of a read, exclusive, and milliseconds, inclusive. What is beyond is a class of its own. */
+const SIZE_BOUNDS_KIB = [1, 4, 16, 64, 128, 512, 1024]
+const LATENCY_BOUNDS_MS = [1, 20, 50, 100, 500, 1000, 2000]
+const CLASSES = 8
+
+/** Values only grow. Classes are indexed from small to large. */
+export class ReadStatistics {
+  reads = 0
+  errors = 0
+  /** Bytes asked for, also by reads that failed. */
+  requestedBytes = 0
+  latencyMs = 0
+  readonly readsBySize = zeros()
+  readonly latencyMsBySize = zeros()
+  /** By size class, then by latency class. */
+  readonly readsBySizeAndLatency = Array.from({ length: CLASSES }, zeros)
+
+  count(lengthBytes: number, durationMs: number, failed: boolean): void {
+    const size = classOf(SIZE_BOUNDS_KIB, bound => lengthBytes < bound * 1024)
+    const latency = classOf(LATENCY_BOUNDS_MS, bound => durationMs <= bound)
+    const milliseconds = Math.round(durationMs)
+    this.reads++
+    if (failed) this.errors++
+    this.requestedBytes += lengthBytes
+    this.latencyMs += milliseconds
+    add(this.readsBySize, size, 1)
+    add(this.latencyMsBySize, size, milliseconds)
+    add(this.readsBySizeAndLatency[size] ?? [], latency, 1)
+  }
+}
+
+/** A backend whose reads are counted. One that was cancelled is none. */
+export function countReads(backend: Backend, statistics: ReadStatistics): Backend {
+  return {
+    type: backend.type,
+    open: blobId => countedReader(backend.open(blobId), statistics),
+    close: () => backend.close(),
+  }
+}
+
+function countedReader(reader: BlobReader, statistics: ReadStatistics): BlobReader {
+  return {
+    blobId: reader.blobId,
+    size: options => reader.size(options),
+    read: async (offset: number, length: number, options: ReadOptions) => {
+      const began = performance.now()
+      try {
+        const bytes = await reader.read(offset, length, options)
+        statistics.count(length, performance.now() - began, false)
+        return bytes
+      } catch (err) {
+        if (!isFault(err, 'CANCELLED')) statistics.count(length, performance.now() - began, true)
+        throw err
+      }
+    },
+  }
+}
+
+/** The first class whose bound holds. */
+function classOf(bounds: readonly number[], holds: (bound: number) => boolean): number {
+  const found = bounds.findIndex(holds)
+  return found < 0 ? bounds.length : found
+}
+
+function add(classes: number[], index: number, amount: number): void {
+  classes[index] = (classes[index] ?? 0) + amount
+}
+
+function zeros(): number[] {
+  return new Array<number>(CLASSES).fill(0)
+}
