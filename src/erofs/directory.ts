@@ -3,7 +3,7 @@
  * format, directories).
  */
 import * as F from './format.js'
-import { TOO_LARGE, badField, readU16, readU64 } from './struct-view.js'
+import { TOO_LARGE, badField, compareBytes, readU16, readU64 } from './struct-view.js'
 
 export interface Dirent {
   readonly name: Uint8Array
@@ -73,16 +73,9 @@ export function compareFirstName(bytes: Uint8Array, at: number, name: Uint8Array
   return compareEntry(bytes, at, 0, entryCount(bytes, at), name)
 }
 
-/** Byte by byte: a call of Buffer.compare costs more than most names take. */
 function compareEntry(bytes: Uint8Array, at: number, index: number, count: number, name: Uint8Array): number {
   const end = nameEnd(bytes, at, index, count)
-  let own = readU16(bytes, index * F.DIRENT_SIZE + F.DIRENT_OFF.nameOffset)
-  for (let i = 0; i < name.length; i++, own++) {
-    if (own === end) return -1
-    const difference = (bytes[own] ?? 0) - (name[i] ?? 0)
-    if (difference !== 0) return difference
-  }
-  return end - own
+  return compareBytes(bytes, readU16(bytes, index * F.DIRENT_SIZE + F.DIRENT_OFF.nameOffset), end, name)
 }
 
 function nidOf(bytes: Uint8Array, at: number, index: number): number {

@@ -9,6 +9,7 @@ import type { EntryVisitor, FileExtent, InodeAttributes, InodeReader } from './i
 import {
   deviceNumbers,
   flatBlockCount,
+  isDevice,
   type Inode,
   type InodeType,
   readFlatBlock,
@@ -42,8 +43,7 @@ export class InodeReaderV6 implements InodeReader {
   attributes(ino: number): InodeAttributes {
     const inode = this.#bootstrap.inode(ino)
     const { type, mode, nlink, uid, gid, size, mtime, mtimeNsec } = inode
-    const isDevice = type === 'charDevice' || type === 'blockDevice'
-    const { major, minor } = isDevice ? deviceNumbers(inode) : { major: 0, minor: 0 }
+    const { major, minor } = isDevice(type) ? deviceNumbers(inode) : { major: 0, minor: 0 }
     return { type, mode, nlink, uid, gid, sizeBytes: size, major, minor, mtimeSec: mtime, mtimeNsec }
   }
 

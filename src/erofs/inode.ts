@@ -174,6 +174,10 @@ export function requireType(ino: number, type: InodeType, wanted: InodeType): vo
   if (type !== wanted) throw fault('INODE_TYPE', `inode ${ino} is a ${type}, not a ${wanted}`)
 }
 
+export function isDevice(type: InodeType): boolean {
+  return type === 'charDevice' || type === 'blockDevice'
+}
+
 /** Device numbers of a char or block device. */
 export function deviceNumbers(inode: Pick<Inode, 'u'>): { major: number; minor: number } {
   return { major: (inode.u >>> 8) & 0xfff, minor: (inode.u & 0xff) | ((inode.u >>> 12) & 0xfff00) }

@@ -12,13 +12,19 @@ export class StructView {
   readonly at: number
   readonly #what: string
   readonly #code: FaultCode
+  readonly #number: number | undefined
 
-  /** @param what - the struct's name in complaints. @param code - the code of those complaints. */
-  constructor(bytes: Uint8Array, at: number, what: string, code: FaultCode = 'RAFS_FIELD') {
+  /**
+   * @param what - the struct's name in complaints
+   * @param code - of those complaints
+   * @param number - which one of many it is, for complaints
+   */
+  constructor(bytes: Uint8Array, at: number, what: string, code: FaultCode = 'RAFS_FIELD', number?: number) {
     this.bytes = bytes
     this.at = at
     this.#what = what
     this.#code = code
+    this.#number = number
   }
 
   u8(offset: number): number {
@@ -54,7 +60,8 @@ export class StructView {
 
   /** The fault for a field with an impossible value; `why` says what was expected. */
   bad(offset: number, field: string, value: number | bigint | string, why: string): Fault {
-    return badField(this.#code, this.#what, this.at + offset, field, value, why)
+    const what = this.#number === undefined ? this.#what : `${this.#what} ${this.#number}`
+    return badField(this.#code, what, this.at + offset, field, value, why)
   }
 
   /** @throws the fault of `bad` unless `ok` */
@@ -84,6 +91,21 @@ export function readI64(bytes: Uint8Array, at: number): number {
   return (readU32(bytes, at + 4) | 0) * 2 ** 32 + readU32(bytes, at)
 }
 
+/**
+ * Below zero where bytes [start, end) come before `other`. Byte by byte: a call of Buffer.compare costs more than most
+ * names take.
+ */
+export function compareBytes(bytes: Uint8Array, start: number, end: number, other: Uint8Array): number {
+  const { length } = other
+  let at = start
+  for (let i = 0; i < length; i++, at++) {
+    if (at === end) return -1
+    const difference = (bytes[at] ?? 0) - (other[i] ?? 0)
+    if (difference !== 0) return difference
+  }
+  return end - at
+}
+
 function bigOf(bytes: Uint8Array, at: number): bigint {
   return (BigInt(readU32(bytes, at + 4)) << 32n) | BigInt(readU32(bytes, at))
 }
@@ -111,15 +133,19 @@ export function readStruct(source: ByteSource, offset: number, length: number, w
 
 /** @throws RAFS_TRUNCATED that names what lies outside the file */
 export function readBytes(source: ByteSource, offset: number, length: number, what: string): Uint8Array {
-  if (!fits(source, offset, length)) {
-    throw fault(
-      'RAFS_TRUNCATED',
-      `${what} of ${length} bytes at byte ${offset} lies outside the file of ${source.sizeBytes} bytes: ` +
-        'the file is cut short or damaged, fetch it again',
-      { context: { field: what, offset, value: length } },
-    )
-  }
+  requireFits(source, offset, length, what)
   return source.read(offset, length)
+}
+
+/** @throws RAFS_TRUNCATED that names what lies outside the file */
+export function requireFits(source: ByteSource, offset: number, length: number, what: string): void {
+  if (fits(source, offset, length)) return
+  throw fault(
+    'RAFS_TRUNCATED',
+    `${what} of ${length} bytes at byte ${offset} lies outside the file of ${source.sizeBytes} bytes: ` +
+      'the file is cut short or damaged, fetch it again',
+    { context: { field: what, offset, value: length } },
+  )
 }
 
 /** True when the whole range lies in the file. */

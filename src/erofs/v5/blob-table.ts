@@ -1,6 +1,7 @@
 /** Blob table and extended blob table of a RAFS v5 bootstrap (Nydus on-disk format: RAFS v5). */
 import type { ByteSource } from '../../common/byte-source.js'
 import { isBlobId } from '../../common/digest.js'
+import { fault } from '../../common/fault.js'
 import { emptyBlob } from '../empty-blob.js'
 import {
   BLOB_FEATURES,
@@ -20,6 +21,18 @@ export interface BlobTableV5 {
   readonly blobs: ImageBlob[]
   /** False for images of old builders: their chunks have no index, and blobs no sizes. */
   readonly extended: boolean
+}
+
+/**
+ * Refuses images whose chunks cannot be told apart without reading all of them: nothing says where to keep one.
+ * @throws RAFS_UNSUPPORTED
+ */
+export function requireIndexes({ extended, blobs }: BlobTableV5): void {
+  if (extended || blobs.length === 0) return
+  throw fault(
+    'RAFS_UNSUPPORTED',
+    'the RAFS v5 image has no extended blob table, as those of 2020, and cannot be served: convert it to RAFS v6',
+  )
 }
 
 /** @throws RAFS_FIELD, RAFS_TRUNCATED */

@@ -10,12 +10,13 @@ import { type LoadOptions, shareBlobs } from '../blob-pool.js'
 import { CHUNK_RECORD_SIZE, DIGEST_SIZE, MAX_DEPTH } from '../format.js'
 import type { DirectoryInode, ImageInode, RafsImage, RegularInode } from '../image-tree.js'
 import { deviceNumbers } from '../inode.js'
-import { badField, fits, readStruct, type StructView } from '../struct-view.js'
+import { badField, readStruct, type StructView } from '../struct-view.js'
 import { parseBlobTableV5 } from './blob-table.js'
 import { ChunkRecords } from './chunks.js'
 import * as F from './format.js'
-import { readInodeRecord, type InodeRecord } from './inode.js'
-import { parseSuperblockV5, type SuperblockV5 } from './superblock.js'
+import { InodeTable } from './inode-table.js'
+import { InodeRecord, latin1 } from './inode.js'
+import { parseSuperblockV5, readPrefetchTable, type SuperblockV5 } from './superblock.js'
 
 export interface LoadOptionsV5 extends LoadOptions {
   /** Recomputes the digest of every inode: of a directory from its entries, of a file from its chunks' digests. */
@@ -27,7 +28,8 @@ export function loadImageV5(source: ByteSource, options: LoadOptionsV5 = {}): Ra
   const sb = parseSuperblockV5(source)
   const { extended, ...table } = parseBlobTableV5(source, sb)
   const blobs = shareBlobs(table.blobs, options)
-  const chunks = new ChunkRecords(source, { blobs, extended }, sb.chunkSize, options.pool)
+  const context = { source, table: { blobs, extended }, chunkSize: sb.chunkSize }
+  const chunks = new ChunkRecords(context, options.pool)
   const loader = new TreeLoader(source, sb, chunks, options)
   const root = loader.load()
   return {
@@ -42,6 +44,11 @@ export function loadImageV5(source: ByteSource, options: LoadOptionsV5 = {}): Ra
   }
 }
 
+interface NamedRecord {
+  readonly record: InodeRecord
+  readonly name: string
+}
+
 class TreeLoader {
   readonly #source: ByteSource
   readonly #sb: SuperblockV5
@@ -49,7 +56,7 @@ class TreeLoader {
   /** Undefined when digests are not verified. */
   readonly #digester: Digester | undefined
   readonly #numbers: Map<number, ImageInode> | undefined
-  readonly #table: StructView
+  readonly #table: InodeTable
   /** By index in the inode table: 1 for those that have been met. */
   readonly #seen: Uint8Array
   #seenCount = 0
@@ -68,7 +75,7 @@ class TreeLoader {
     this.#chunks = chunks
     this.#digester = options.verifyDigests ? sb.digester : undefined
     this.#numbers = options.numbers
-    this.#table = readStruct(source, sb.inodeTable.offset, sb.inodeTable.size, 'RAFS v5 inode table')
+    this.#table = new InodeTable(source, sb)
     this.#seen = new Uint8Array(sb.nameCount + 1)
     this.#room = source.sizeBytes
     this.#prefetchInos = readPrefetchTable(source, sb)
@@ -82,6 +89,7 @@ class TreeLoader {
 
   load(): DirectoryInode {
     const record = this.#record(F.ROOT_INO)
+    record.name()
     const root = this.#inode(record)
     if (root.type !== 'directory')
       throw record.view.bad(F.INODE_OFF.mode, 'i_mode', record.mode, 'the root is a directory')
@@ -89,13 +97,14 @@ class TreeLoader {
     const open = [{ offset: record.view.at, ino: F.ROOT_INO, directory: root, depth: 0 }]
     for (let top = open.pop(); top !== undefined; top = open.pop()) {
       const { directory, depth } = top
-      for (const child of this.#children(readInodeRecord(this.#source, top.offset, top.ino))) {
-        const inode = this.#inode(child)
+      for (const child of this.#children(new InodeRecord(this.#source, top.offset, top.ino))) {
+        const inode = this.#inode(child.record)
         directory.children.set(child.name, inode)
         if (inode.type !== 'directory') continue
         const why = `a tree is at most ${MAX_DEPTH} directories deep`
-        child.view.check(depth < MAX_DEPTH, F.INODE_OFF.parent, 'depth', depth + 1, why)
-        open.push({ offset: child.view.at, ino: child.ino, directory: inode, depth: depth + 1 })
+        const { view, ino } = child.record
+        view.check(depth < MAX_DEPTH, F.INODE_OFF.parent, 'depth', depth + 1, why)
+        open.push({ offset: view.at, ino, directory: inode, depth: depth + 1 })
       }
     }
     this.#checkCounts()
@@ -103,64 +112,43 @@ class TreeLoader {
   }
 
   /** In their order, which is that of their names. */
-  *#children(parent: InodeRecord): Generator<InodeRecord, void, undefined> {
-    const { view, childIndex, childCount, ino } = parent
-    if (childCount > 0) {
-      const valid = childIndex > ino && childIndex + childCount - 1 <= this.#sb.nameCount
-      view.check(
-        valid,
-        F.INODE_OFF.childIndex,
-        'i_child_index',
-        childIndex,
-        `${childCount} children between index ${ino + 1} and index ${this.#sb.nameCount} are expected`,
-      )
-    }
+  *#children(parent: InodeRecord): Generator<NamedRecord, void, undefined> {
+    const { view, childCount, ino } = parent
+    const first = this.#table.firstChild(parent)
     const digests = this.#digester && Buffer.allocUnsafe(childCount * DIGEST_SIZE)
     let previous = ''
-    for (let i = 0; i < childCount; i++) {
-      const child = this.#record(childIndex + i)
-      if (child.parent !== ino)
-        throw child.view.bad(F.INODE_OFF.parent, 'i_parent', child.parent, `${ino} is expected`)
-      if (child.name <= previous)
-        throw badField(
-          'RAFS_FIELD',
-          `name of inode ${childIndex + i}`,
-          child.view.at + F.INODE_SIZE,
-          'name',
-          child.name,
-          'the names of a directory ascend',
-        )
-      previous = child.name
-      digests?.set(storedDigest(child.view), i * DIGEST_SIZE)
-      yield child
+    for (let index = first; index < first + childCount; index++) {
+      const record = this.#record(index)
+      if (record.parent !== ino)
+        throw record.view.bad(F.INODE_OFF.parent, 'i_parent', record.parent, `${ino} is expected`)
+      const name = latin1(record.name())
+      if (name <= previous) {
+        const at = record.view.at + F.INODE_SIZE
+        const why = 'the names of a directory ascend'
+        throw badField('RAFS_FIELD', `name of inode ${index}`, at, 'name', name, why)
+      }
+      previous = name
+      digests?.set(storedDigest(record.view), (index - first) * DIGEST_SIZE)
+      yield { record, name }
     }
     if (digests) this.#checkDigest(view, digests)
   }
 
   /** The name at an index of the inode table; each index has one place in the tree. */
   #record(index: number): InodeRecord {
-    const at = (index - 1) * F.INODE_TABLE_ENTRY_SIZE
-    const offset = this.#table.u32(at) * F.INODE_OFFSET_UNIT
-    const bad = (why: string): Error => this.#table.bad(at, `entry ${index}`, offset, why)
-    if (offset < F.SUPERBLOCK_SIZE || !fits(this.#source, offset, F.INODE_SIZE))
-      throw bad('an offset between the superblock and the end of the file is expected')
-    if (this.#seen[index] !== 0) throw bad('it has two places in the tree')
+    const record = this.#table.record(index)
+    const { view, type, childCount, ino, parent } = record
+    if (this.#seen[index] !== 0) throw this.#table.bad(index, view.at, 'it has two places in the tree')
     this.#seen[index] = 1
     this.#seenCount++
-    const record = readInodeRecord(this.#source, offset, index)
-    this.#room -= record.length + (record.type === 'regular' ? record.childCount * CHUNK_RECORD_SIZE : 0)
-    if (this.#room < 0) throw bad('the inodes together claim more bytes than the file has')
-    this.#checkNumber(record, index)
-    return record
-  }
-
-  /** Only further names of a file have another number than their index: that of the first name. */
-  #checkNumber({ view, ino, parent, type, nlink }: InodeRecord, index: number): void {
-    const isFurtherName = ino > F.ROOT_INO && ino < index && type === 'regular' && nlink > 1
-    if (ino !== index && !isFurtherName) throw view.bad(F.INODE_OFF.ino, 'i_ino', ino, `${index} is expected`)
+    const chunks = type === 'regular' ? childCount * CHUNK_RECORD_SIZE : 0
+    this.#room -= record.chunksOffset() - view.at + chunks
+    if (this.#room < 0)
+      throw this.#table.bad(index, view.at, 'the inodes together claim more bytes than the file has')
     if (ino === index) this.#inodeCount++
     if (index === F.ROOT_INO)
       view.check(parent === 0, F.INODE_OFF.parent, 'i_parent', parent, 'the root has none')
+    return record
   }
 
   #inode(record: InodeRecord): ImageInode {
@@ -186,15 +174,16 @@ class TreeLoader {
 
   /** With its digest checked, unless it is a directory: that has to wait for its children. */
   #make(record: InodeRecord): ImageInode {
-    const { xattrs } = record
     const inode = this.#content(record)
-    if (xattrs !== undefined && xattrs.size > 0) inode.xattrs = xattrs
+    const xattrs = record.xattrs()
+    if (xattrs.size > 0) inode.xattrs = xattrs
     return inode
   }
 
   /** Every field is named for each type: objects that are put together from others take twice the memory. */
   #content(record: InodeRecord): ImageInode {
-    const { type, mode, uid, gid, mtimeSec, mtimeNsec, sizeBytes, target, view } = record
+    const { type, uid, gid, mtimeSec, mtimeNsec, sizeBytes, view } = record
+    const mode = record.mode & 0o7777
     switch (type) {
       case 'directory':
         return { type, mode, uid, gid, mtimeSec, mtimeNsec, children: new Map(), implicit: false }
@@ -204,9 +193,11 @@ class TreeLoader {
         if (digests) this.#checkDigest(view, digests)
         return { type, mode, uid, gid, mtimeSec, mtimeNsec, sizeBytes, chunks }
       }
-      case 'symlink':
+      case 'symlink': {
+        const target = record.target().slice()
         this.#checkDigest(view, target)
         return { type, mode, uid, gid, mtimeSec, mtimeNsec, target }
+      }
       case 'charDevice':
       case 'blockDevice': {
         this.#checkDigest(view, EMPTY)
@@ -238,8 +229,7 @@ class TreeLoader {
     const { nameCount, inodesCount } = this.#sb
     if (this.#seenCount !== nameCount) {
       const index = this.#seen.indexOf(0, 1)
-      const at = (index - 1) * F.INODE_TABLE_ENTRY_SIZE
-      throw this.#table.bad(at, `entry ${index}`, this.#table.u32(at), 'no directory holds it')
+      throw this.#table.bad(index, this.#table.offsetOf(index), 'no directory holds it')
     }
     const sb = readStruct(this.#source, 0, F.SB_OFF.inodeTableOffset, 'RAFS v5 superblock')
     sb.check(
@@ -268,12 +258,4 @@ function differingField(a: RegularInode, b: RegularInode): string | undefined {
 
 function storedDigest({ bytes }: StructView): Buffer {
   return Buffer.from(bytes.buffer, bytes.byteOffset + F.INODE_OFF.digest, DIGEST_SIZE)
-}
-
-function readPrefetchTable(source: ByteSource, { prefetchTable }: SuperblockV5): number[] {
-  const { offset, size } = prefetchTable
-  const view = readStruct(source, offset, size, 'RAFS v5 prefetch table')
-  const inos: number[] = []
-  for (let at = 0; at < size; at += F.PREFETCH_ENTRY_SIZE) inos.push(view.u32(at))
-  return inos
 }

@@ -141,3 +141,12 @@ function parseTables(source: ByteSource, view: StructView): Tables {
     checkOverlap(view, O.extendedBlobTableOffset, 'extended_blob_table_offset', extendedBlobTable, other)
   return tables
 }
+
+/** Numbers of inodes to be prefetched, in order; advice: they may be of none. @throws RAFS_TRUNCATED */
+export function readPrefetchTable(source: ByteSource, { prefetchTable }: SuperblockV5): number[] {
+  const { offset, size } = prefetchTable
+  const view = readStruct(source, offset, size, 'RAFS v5 prefetch table')
+  const inos: number[] = []
+  for (let at = 0; at < size; at += F.PREFETCH_ENTRY_SIZE) inos.push(view.u32(at))
+  return inos
+}

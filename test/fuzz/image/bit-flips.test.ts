@@ -27,7 +27,7 @@ import { tailOffset } from '../../../src/erofs/inode.js'
 import { loadImage } from '../../../src/erofs/load-image.js'
 import { readSections } from '../../../src/erofs/toc.js'
 import * as V5 from '../../../src/erofs/v5/format.js'
-import { readInodeRecord } from '../../../src/erofs/v5/inode.js'
+import { InodeRecord, latin1 } from '../../../src/erofs/v5/inode.js'
 import { checkBlob } from '../../../src/image/read/check-blob.js'
 import { checkBootstrap } from '../../../src/image/read/check.js'
 import {
@@ -224,8 +224,8 @@ function partsOfV5(bytes: Buffer): Omit<Part, 'inBlob'>[] {
   const records = new Map<string, { offset: number; length: number }>()
   for (let index = 1; index <= bytes.readUInt32LE(V5.SB_OFF.inodeTableEntries); index++) {
     const offset = bytes.readUInt32LE(V5.SUPERBLOCK_SIZE + (index - 1) * 4) * 8
-    const { name, length } = readInodeRecord(new MemorySource(bytes), offset, index)
-    records.set(name, { offset, length })
+    const record = new InodeRecord(new MemorySource(bytes), offset, index)
+    records.set(latin1(record.name()), { offset, length: record.chunksOffset() - offset })
   }
   const find = (name: string): { offset: number; length: number } => {
     const found = records.get(name)

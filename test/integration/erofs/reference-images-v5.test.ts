@@ -5,7 +5,7 @@ import { FileSource, MemorySource } from '../../../src/common/byte-source.js'
 import { isFault } from '../../../src/common/fault.js'
 import { loadImage } from '../../../src/erofs/load-image.js'
 import { INODE_OFF } from '../../../src/erofs/v5/format.js'
-import { readInodeRecord } from '../../../src/erofs/v5/inode.js'
+import { InodeRecord } from '../../../src/erofs/v5/inode.js'
 import { loadImageV5 } from '../../../src/erofs/v5/reader.js'
 import { encodeBootstrapV5 } from '../../../src/erofs/v5/writer.js'
 import { chunkReader, treeDifferences, walkTree } from '../../helpers/image-tree.js'
@@ -86,9 +86,9 @@ function freeBytes(reference: Uint8Array): Set<number> {
   const view = new DataView(reference.buffer, reference.byteOffset)
   for (let index = 1; index <= view.getUint32(56, true); index++) {
     const offset = view.getUint32(8192 + (index - 1) * 4, true) * 8
-    const { xattrs, nlink, length } = readInodeRecord(source, offset, index)
-    if (nlink === 1) free.add(offset + INODE_OFF.flags)
-    if ((xattrs?.size ?? 0) > 1) for (let at = 128; at < length; at++) free.add(offset + at)
+    const record = new InodeRecord(source, offset, index)
+    if (record.nlink === 1) free.add(offset + INODE_OFF.flags)
+    if (record.xattrs().size > 1) for (let at = offset + 128; at < record.chunksOffset(); at++) free.add(at)
   }
   return free
 }
