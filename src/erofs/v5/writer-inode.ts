@@ -1,5 +1,5 @@
 /** Writes the inodes of a RAFS v5 bootstrap with all that follows each (RAFS v5, inode). */
-import { digestOf, type Digester } from '../../common/digest.js'
+import { hexDigestOf, type Digester } from '../../common/digest.js'
 import { fault } from '../../common/fault.js'
 import { CHUNK_FLAGS, CHUNK_OFF, CHUNK_RECORD_SIZE, DIGEST_SIZE, alignUp } from '../format.js'
 import type { ImageBlob, ImageChunk, ImageInode } from '../image-tree.js'
@@ -69,7 +69,7 @@ export function writeInodeV5(context: InodeContext, placed: PlacedName): void {
       writeChunkV5(context, end + i * CHUNK_RECORD_SIZE, chunk, i * context.chunkSize),
     )
   }
-  out.set(digestOf(context.digester, digestedBytes(context, placed, end)), at + O.digest)
+  out.write(hexDigestOf(context.digester, digestedBytes(context, placed, end)), at + O.digest, 'hex')
 }
 
 /** What the digest of an inode is made of (Nydus on-disk format: digests). */

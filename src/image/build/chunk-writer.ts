@@ -1,4 +1,4 @@
-import { digestOf } from '../../common/digest.js'
+import { hexDigestOf } from '../../common/digest.js'
 import { fault } from '../../common/fault.js'
 import { BLOCK_SIZE, MAX_CHUNKS_PER_BLOB, MAX_COMPRESSED_BLOB_SIZE, alignUp } from '../../erofs/format.js'
 import type { ChunkBatch, ImageBlob, ImageChunk } from '../../erofs/image-tree.js'
@@ -141,7 +141,7 @@ export class ChunkWriter {
 
   /** Keeps a filled chunk in the parcel, or forgets it where the image has its like already. */
   #seal(bytes: Uint8Array, small: boolean): ImageChunk {
-    const digest = Buffer.from(digestOf(this.#blob.digester, bytes)).toString('hex')
+    const digest = hexDigestOf(this.#blob.digester, bytes)
     const known = this.#byDigest.get(digest) ?? this.#options.known?.find(digest, bytes.length)
     if (known?.uncompressedSize === bytes.length) return known
     const chunk = this.#newChunk(digest, bytes.length)
