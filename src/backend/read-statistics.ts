@@ -1,11 +1,10 @@
 /** How the reads of a backend went, in upstream's classes (nydusd.md 3.6). */
 import { isFault } from '../common/fault.js'
+import { SIZE_CLASSES, sizeClass } from '../common/size-class.js'
 import type { Backend, BlobReader, ReadOptions } from './reader.js'
 
-/** Where classes end: KiB of a read, exclusive, and milliseconds, inclusive. What is beyond is a class of its own. */
-const SIZE_BOUNDS_KIB = [1, 4, 16, 64, 128, 512, 1024]
-const LATENCY_BOUNDS_MS = [1, 20, 50, 100, 500, 1000, 2000]
-const CLASSES = 8
+/** Upper bounds of the latency classes, in milliseconds, inclusive. */
+const LATENCY_LIMITS_MS = [1, 20, 50, 100, 500, 1000, 2000, Infinity]
 
 /** Values only grow. Classes are indexed from small to large. */
 export class ReadStatistics {
@@ -14,14 +13,14 @@ export class ReadStatistics {
   /** Bytes asked for, also by reads that failed. */
   requestedBytes = 0
   latencyMs = 0
-  readonly readsBySize = zeros()
-  readonly latencyMsBySize = zeros()
+  readonly readsBySize = zeros(SIZE_CLASSES)
+  readonly latencyMsBySize = zeros(SIZE_CLASSES)
   /** By size class, then by latency class. */
-  readonly readsBySizeAndLatency = Array.from({ length: CLASSES }, zeros)
+  readonly readsBySizeAndLatency = Array.from({ length: SIZE_CLASSES }, () => zeros(LATENCY_LIMITS_MS.length))
 
   count(lengthBytes: number, durationMs: number, failed: boolean): void {
-    const size = classOf(SIZE_BOUNDS_KIB, bound => lengthBytes < bound * 1024)
-    const latency = classOf(LATENCY_BOUNDS_MS, bound => durationMs <= bound)
+    const size = sizeClass(lengthBytes)
+    const latency = LATENCY_LIMITS_MS.findIndex(limit => durationMs <= limit)
     const milliseconds = Math.round(durationMs)
     this.reads++
     if (failed) this.errors++
@@ -60,16 +59,10 @@ function countedReader(reader: BlobReader, statistics: ReadStatistics): BlobRead
   }
 }
 
-/** The first class whose bound holds. */
-function classOf(bounds: readonly number[], holds: (bound: number) => boolean): number {
-  const found = bounds.findIndex(holds)
-  return found < 0 ? bounds.length : found
-}
-
 function add(classes: number[], index: number, amount: number): void {
   classes[index] = (classes[index] ?? 0) + amount
 }
 
-function zeros(): number[] {
-  return new Array<number>(CLASSES).fill(0)
+function zeros(length: number): number[] {
+  return new Array<number>(length).fill(0)
 }

@@ -2,11 +2,11 @@
  * What is counted while requests are answered, in memory that threads share: each thread has lines of its own and adds
  * without locking; who asks adds the lines up.
  */
+import { SIZE_CLASSES as CLASSES, sizeClass } from '../common/size-class.js'
 import { OPCODE } from './protocol.js'
 import { type ImageStats, OPERATIONS } from './server.js'
 
 const N = OPERATIONS.length
-const CLASSES = 8
 
 /** Places in a line of an image's counters, 64-bit floats. */
 export const COUNT = {
@@ -89,13 +89,6 @@ export function sumCounters(counters: SharedArrayBuffer): ImageStats {
     readsByLatency: range(COUNT.readsByLatency, CLASSES),
   }
 }
-
-/** Upstream's classes: by the highest bit of the KiB. */
-export function sizeClass(bytes: number): number {
-  const kib = Math.floor(bytes / 1024)
-  return SIZE_LIMITS_KIB.findIndex(limit => kib < limit)
-}
-const SIZE_LIMITS_KIB = [1, 4, 16, 64, 128, 512, 1024, Infinity]
 
 function latencyClass(us: number): number {
   return LATENCY_LIMITS_US.findIndex(limit => us <= limit)

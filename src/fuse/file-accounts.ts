@@ -1,5 +1,5 @@
+import { SIZE_CLASSES, sizeClass } from '../common/size-class.js'
 import type { Access } from './access-log.js'
-import { sizeClass } from './counters.js'
 import { OPERATIONS } from './server.js'
 import type { Accounting, FileStats } from './server.js'
 
@@ -38,7 +38,7 @@ export class FileAccounts {
       const n = OPERATIONS.length
       file = {
         dataReadBytes: 0,
-        readsBySize: zeros(8),
+        readsBySize: zeros(SIZE_CLASSES),
         hits: zeros(n),
         errors: zeros(n),
         firstReadMs: undefined,
