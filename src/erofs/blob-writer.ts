@@ -10,6 +10,7 @@ import {
   CI_HEADER_OFF,
   CI_HEADER_SIZE,
   CI_MAGIC,
+  DIGEST_SIZE,
   TAR_HEADER_SIZE,
   TOC_ENTRY_SIZE,
   TOC_FLAGS,
@@ -113,7 +114,9 @@ function halves(value: number): [high: number, low: number] {
 
 /** The chunk digests in chunk order: the content of `blob.digest`. */
 export function encodeDigests(chunks: readonly ImageChunk[]): Buffer {
-  return Buffer.from(chunks.map(chunk => chunk.digest).join(''), 'hex')
+  const out = Buffer.alloc(chunks.length * DIGEST_SIZE)
+  chunks.forEach(({ digest }, i) => out.write(digest, i * DIGEST_SIZE, 'hex'))
+  return out
 }
 
 /** The header after the stored chunk infos of a blob whose fields are filled in. */

@@ -4,6 +4,7 @@ import path from 'node:path'
 import type { Command } from 'commander'
 import { MemorySource } from '../../common/byte-source.js'
 import { asFault, fault, hasErrno } from '../../common/fault.js'
+import { keepYoungSpaceSmall } from '../../common/garbage.js'
 import { replaceFile } from '../../common/replace-file.js'
 import type { BlobCipher } from '../../erofs/image-tree.js'
 import { loadImage } from '../../erofs/load-image.js'
@@ -32,6 +33,7 @@ export function addCreate(command: Command): void {
 }
 
 async function runCreate(source: string, request: CreateRequest): Promise<void> {
+  keepYoungSpaceSmall()
   for (const warning of request.warnings) process.stderr.write(`warning: ${warning}\n`)
   const layer = openSource(source, request)
   const base = openBase(request)

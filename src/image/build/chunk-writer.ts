@@ -1,10 +1,12 @@
-import { hexDigestOf } from '../../common/digest.js'
+import { digestOf } from '../../common/digest.js'
 import { fault } from '../../common/fault.js'
+import { limitBufferGarbage } from '../../common/garbage.js'
 import { BLOCK_SIZE, MAX_CHUNKS_PER_BLOB, MAX_COMPRESSED_BLOB_SIZE, alignUp } from '../../erofs/format.js'
 import type { ChunkBatch, ImageBlob, ImageChunk } from '../../erofs/image-tree.js'
 import type { ByteStream } from '../tar/layer-stream.js'
 import { isHole } from '../tar/zeros.js'
 import type { BlobStream } from './blob-stream.js'
+import { ChunkStore } from './chunk-store.js'
 import type { CompressPool, PackedUnits } from './compress-pool.js'
 
 /** Chunks travel to the compression threads together, up to about this many bytes, */
@@ -43,18 +45,16 @@ interface Parcel {
 
 /**
  * Cuts files into chunks and stores each distinct one once, compressed and encrypted as the blob says, in the order they
- * come. Memory is bounded by the parcels on their way, and by about 300 bytes a chunk.
+ * come. Memory is bounded by the parcels on their way, and by about 120 bytes a chunk.
  */
 export class ChunkWriter {
-  /** All distinct chunks, by index. */
-  readonly chunks: ImageChunk[] = []
   readonly batches: ChunkBatch[] = []
   readonly #stream: BlobStream
   readonly #blob: ImageBlob
   readonly #options: ChunkOptions
   readonly #pool: CompressPool
   readonly #capacity: number
-  readonly #byDigest = new Map<string, ImageChunk>()
+  readonly #store: ChunkStore
   /** Chunks of zeros, by size. */
   readonly #holes = new Map<number, ImageChunk>()
   readonly #spare: { input: ArrayBuffer; output: ArrayBuffer }[] = []
@@ -72,6 +72,12 @@ export class ChunkWriter {
     this.#options = options
     this.#pool = pool
     this.#capacity = Math.max(PARCEL_BYTES, blob.chunkSize)
+    this.#store = new ChunkStore(blob)
+  }
+
+  /** All distinct chunks, by index. */
+  get chunks(): readonly ImageChunk[] {
+    return this.#store.chunks
   }
 
   /** The chunks of a file of exactly `sizeBytes`. @throws what the body throws, TAR_INVALID, IMAGE_TOO_LARGE */
@@ -119,10 +125,12 @@ export class ChunkWriter {
     return chunk
   }
 
-  /** Writes out what is on its way; chunks then know their compressed place. */
+  /** Writes out what is on its way; chunks then know their compressed place. Keeps no memory but theirs. */
   async flush(): Promise<void> {
     this.#send()
     while (this.#inFlight.length > 0) await this.#writeOldest()
+    this.#spare.length = 0
+    limitBufferGarbage(this.#capacity)
   }
 
   /** Room for one chunk in the current parcel. A new batch finds room for all of it. */
@@ -141,8 +149,8 @@ export class ChunkWriter {
 
   /** Keeps a filled chunk in the parcel, or forgets it where the image has its like already. */
   #seal(bytes: Uint8Array, small: boolean): ImageChunk {
-    const digest = hexDigestOf(this.#blob.digester, bytes)
-    const known = this.#byDigest.get(digest) ?? this.#options.known?.find(digest, bytes.length)
+    const digest = digestOf(this.#blob.digester, bytes)
+    const known = this.#store.find(digest) ?? this.#options.known?.find(hex(digest), bytes.length)
     if (known?.uncompressedSize === bytes.length) return known
     const chunk = this.#newChunk(digest, bytes.length)
     if (!small) {
@@ -157,22 +165,12 @@ export class ChunkWriter {
     return chunk
   }
 
-  #newChunk(digest: string, sizeBytes: number): ImageChunk {
+  #newChunk(digest: Uint8Array, sizeBytes: number): ImageChunk {
     if (this.chunks.length >= MAX_CHUNKS_PER_BLOB - 2)
       throw fault('IMAGE_TOO_LARGE', 'the layer has more than 16 million chunks: use a larger --chunk-size')
-    const chunk: ImageChunk = {
-      blob: this.#blob,
-      index: this.chunks.length,
-      digest,
-      uncompressedOffset: this.#blob.uncompressedSize,
-      uncompressedSize: sizeBytes,
-      compressedOffset: 0,
-      compressedSize: 0,
-    }
+    const chunk = this.#store.add(digest, this.#blob.uncompressedSize, sizeBytes)
     this.#blob.uncompressedSize += this.#options.aligned ? alignUp(sizeBytes, BLOCK_SIZE) : sizeBytes
     this.#blob.chunkCount++
-    this.#byDigest.set(digest, chunk)
-    this.chunks.push(chunk)
     return chunk
   }
 
@@ -217,6 +215,7 @@ export class ChunkWriter {
     this.#buffer = undefined
     this.#units = []
     this.#used = 0
+    limitBufferGarbage()
   }
 
   async #writeOldest(): Promise<void> {
@@ -236,4 +235,8 @@ export class ChunkWriter {
     await this.#stream.append(new Uint8Array(output, 0, length))
     this.#spare.push({ input, output })
   }
+}
+
+function hex(digest: Uint8Array): string {
+  return Buffer.from(digest).toString('hex')
 }

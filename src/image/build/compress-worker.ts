@@ -1,5 +1,3 @@
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import { parentPort } from 'node:worker_threads'
 import {
   type Compressor,
@@ -9,16 +7,33 @@ import {
   encryptedSize,
 } from '../../common/codec.js'
 import { asFault } from '../../common/fault.js'
+import { collectGarbage, keepYoungSpaceSmall } from '../../common/garbage.js'
 import type { CompressJob, CompressReply } from './compress-pool.js'
 
 /**
  * lz4-napi allocates its result, twice as big as V8 believes, and V8 waits for 64 MiB of such before it looks: over
- * 100 MiB a thread. So this thread collects by itself after every few jobs.
+ * 100 MiB a thread. So this thread collects by itself: after every few jobs what is young, which is quick and nearly
+ * all of it, and the rest now and then.
  */
-const COLLECT_AFTER_BYTES = 8 << 20
-setFlagsFromString('--expose-gc')
-const collectGarbage = runInNewContext('gc') as () => void
-let uncollectedBytes = 0
+const COLLECT_YOUNG_AFTER_BYTES = 2 << 20
+const COLLECT_ALL_AFTER_BYTES = 16 << 20
+const uncollectedBytes = { young: 0, all: 0 }
+
+function collectAfter(jobBytes: number): void {
+  uncollectedBytes.young += jobBytes
+  uncollectedBytes.all += jobBytes
+  if (uncollectedBytes.young < COLLECT_YOUNG_AFTER_BYTES) return
+  uncollectedBytes.young = 0
+  if (uncollectedBytes.all < COLLECT_ALL_AFTER_BYTES) {
+    collectGarbage('young')
+    return
+  }
+  uncollectedBytes.all = 0
+  collectGarbage('all')
+}
+
+// The start of this thread has undone it in the main one.
+keepYoungSpaceSmall()
 
 /** The thread of a CompressPool: packs the units of a job one after the other into its output buffer. */
 parentPort?.on('message', (job: CompressJob) => {
@@ -29,11 +44,9 @@ parentPort?.on('message', (job: CompressJob) => {
   } catch (err) {
     reply = { input, output, failure: asFault(err).message }
   }
-  uncollectedBytes += input.byteLength
+  const { byteLength } = input
   parentPort?.postMessage(reply, [input, output])
-  if (job.compressor !== 'lz4_block' || uncollectedBytes < COLLECT_AFTER_BYTES) return
-  uncollectedBytes = 0
-  collectGarbage()
+  if (job.compressor === 'lz4_block') collectAfter(byteLength)
 })
 
 /** Reused: garbage of a thread is collected late, and would double the memory of a conversion. */

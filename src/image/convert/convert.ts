@@ -1,5 +1,6 @@
 import { sha256 } from '../../common/digest.js'
 import { fault, isFault } from '../../common/fault.js'
+import { limitBufferGarbage } from '../../common/garbage.js'
 import type { BlobPool } from '../../erofs/blob-pool.js'
 import { encodeImage } from '../../erofs/encode-image.js'
 import {
@@ -191,6 +192,7 @@ class Conversion {
     named: boolean,
   ): Promise<{ entry: IndexEntry; sizeBytes: number }> {
     const { target, backend, layer, oci, builder, withReferrer, mergePlatform, dictionary } = this.#request
+    limitBufferGarbage()
     const root = mergeLayers(built.map(one => one.root))
     const encoded = encodeImage(imageOf(root, layer, findPrefetched(root, this.#request.prefetch)))
     const files = new Map([[BOOTSTRAP_FILE, encoded.bytes]])

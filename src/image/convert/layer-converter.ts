@@ -1,6 +1,7 @@
 import { createReadStream } from 'node:fs'
 import { rename } from 'node:fs/promises'
 import { asFault, fault } from '../../common/fault.js'
+import { limitBufferGarbage } from '../../common/garbage.js'
 import type { BlobPool } from '../../erofs/blob-pool.js'
 import { type BlobTarget, type ImageSource, putBlobOnce } from '../../oci/image-store.js'
 import type { Descriptor } from '../../oci/manifest.js'
@@ -129,6 +130,7 @@ export class LayerConverter {
       await directory.remove(files.partial)
       const built = await buildLayer(observed(), directory.file(files.partial), layer, this.#pool)
       await rename(directory.file(files.partial), directory.file(files.blob))
+      limitBufferGarbage()
       // From here on an interrupted conversion need not build it again.
       await directory.write(files.record, await encodeLayerRecord(built, layer))
       return built
@@ -154,11 +156,19 @@ export class LayerConverter {
     const files = fileNames(sourceDigest)
     const blob = { digest: `sha256:${digestHex}`, size: sizeBytes }
     const content = (start: number): AsyncIterable<Uint8Array> =>
-      createReadStream(directory.file(files.blob), { start, highWaterMark: READ_BYTES })
+      readPieces(directory.file(files.blob), start)
     const options = { signal: this.#signal, session: directory.session(files.session) }
     this.uploadedBytes += await putBlobOnce(target, blob, content, options)
     await directory.remove(files.blob)
     await directory.remove(files.session)
+  }
+}
+
+async function* readPieces(file: string, start: number): AsyncGenerator<Uint8Array> {
+  const pieces = createReadStream(file, { start, highWaterMark: READ_BYTES })
+  for await (const piece of pieces as AsyncIterable<Uint8Array>) {
+    yield piece
+    limitBufferGarbage()
   }
 }
 
