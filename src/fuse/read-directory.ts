@@ -7,7 +7,7 @@ import type { MadeDirectory, Resolved } from './virtual-tree.js'
 export interface DirectoryView {
   readonly at: Resolved<WorkerImage>
   readonly node: number
-  readonly parentNode: number
+  readonly parentNode: () => number
   readonly covers: ReadonlyMap<string, MadeDirectory> | undefined
   /** Of the image that the directory is in. */
   readonly reader: InodeReader | undefined
@@ -48,9 +48,9 @@ export function readDirectory(view: DirectoryView, request: DirectoryRequest, re
   }
   const none = (): undefined => undefined
   // A directory that is none is refused before its dots are told.
-  if (reader && at.image && from < AFTER_DOTS) reader.parentOf(at.ino)
+  const parentNode = from < AFTER_DOTS ? view.parentNode() : 0
   if (from < 1 && !add(ONE_DOT, view.node, 'directory', 1, none)) return used
-  if (from < 2 && !add(TWO_DOTS, view.parentNode, 'directory', 2, none)) return used
+  if (from < 2 && !add(TWO_DOTS, parentNode, 'directory', 2, none)) return used
   let full = false
   if (reader && at.image && from < COVERS) {
     reader.readDirectory(at.ino, Math.max(0, from - AFTER_DOTS), (name, ino, type, next) => {

@@ -258,7 +258,7 @@ export class Responder {
       {
         at,
         node,
-        parentNode: this.#parentNode(at),
+        parentNode: () => this.#parentNode(at),
         covers: tree.coversIn(at),
         reader: at.image && this.#reader(at.image),
         nodeOf: ino => (at.image ? tree.nodeOf(at.image, ino) : ino),
