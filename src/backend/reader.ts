@@ -39,6 +39,11 @@ export interface Backend {
   readonly type: string
   /** Opens a blob without asking the network. */
   open(blobId: string): BlobReader
+  /**
+   * Takes other credentials from now on (base64 of `user:password`), where the backend has any.
+   * @throws CREDENTIALS_INVALID
+   */
+  setAuth?(auth: string): void
   /** Ends pooled connections; calls under way fail with CANCELLED. Idempotent. */
   close(): Promise<void>
 }

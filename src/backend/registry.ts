@@ -2,7 +2,7 @@
 import { isBlobId } from '../common/digest.js'
 import { fault } from '../common/fault.js'
 import type { Logger } from '../common/log.js'
-import { fixedCredential, parseBasicAuth, type CredentialSource } from '../oci/credentials.js'
+import { type Credential, type CredentialSource, parseBasicAuth } from '../oci/credentials.js'
 import type { FetchOptions } from '../oci/blob-fetcher.js'
 import type { Scheme } from '../oci/host.js'
 import { registryHost } from '../oci/reference.js'
@@ -50,7 +50,7 @@ export function createRegistryBackend(config: RegistryConfig, logger: Logger): B
       { key: 'mirrors' },
       'backend key is not used by this release: requests go to the registry itself',
     )
-  return new RegistryBackend(new RegistryClient(clientOptions(config)), config.repo)
+  return new RegistryBackend(config)
 }
 
 class RegistryBackend implements Backend {
@@ -58,9 +58,16 @@ class RegistryBackend implements Backend {
   readonly #client: RegistryClient
   readonly #repository: string
 
-  constructor(client: RegistryClient, repository: string) {
-    this.#client = client
-    this.#repository = repository
+  readonly #credentials: ConfiguredCredentials
+
+  constructor(config: RegistryConfig) {
+    this.#credentials = new ConfiguredCredentials(config)
+    this.#client = new RegistryClient(clientOptions(config, this.#credentials))
+    this.#repository = config.repo
+  }
+
+  setAuth(auth: string): void {
+    this.#credentials.setAuth(auth)
   }
 
   open(blobId: string): BlobReader {
@@ -109,14 +116,34 @@ function lane(options: ReadOptions): FetchOptions {
   return { lane: kind === 'demand' ? 'demand' : 'background', signal, into, onBytes }
 }
 
-function clientOptions(config: RegistryConfig): RegistryClientOptions {
-  const credentials = credentialsOf(config)
+/** What the configuration says, or who changed it since. The client asks again when the registry refuses. */
+class ConfiguredCredentials implements CredentialSource {
+  readonly name = 'configuration'
+  #credential: Credential | undefined
+
+  constructor(config: RegistryConfig) {
+    const token = config.registry_token?.trim() ?? ''
+    if (token === '') this.setAuth(config.auth ?? '')
+    else this.#credential = { kind: 'bearer', token }
+  }
+
+  setAuth(auth: string): void {
+    const text = auth.trim()
+    this.#credential = text === '' ? undefined : parseBasicAuth(text, 'backend key "auth"')
+  }
+
+  find(): Promise<Credential | undefined> {
+    return Promise.resolve(this.#credential)
+  }
+}
+
+function clientOptions(config: RegistryConfig, credentials: CredentialSource): RegistryClientOptions {
   const redirectScheme = config.blob_url_scheme ?? ''
   const redirectHost = config.blob_redirected_host ?? ''
   return {
     host: registryHost(config.host),
     ...(config.scheme === undefined ? {} : { scheme: schemeOf(config.scheme) }),
-    ...(credentials === undefined ? {} : { credentials }),
+    credentials,
     tls: { caFiles: config.ca_cert_files ?? [], skipVerify: config.skip_verify ?? false },
     connectTimeoutMs: (config.connect_timeout ?? 5) * 1000,
     silenceTimeoutMs: (config.timeout ?? 5) * 1000,
@@ -126,13 +153,6 @@ function clientOptions(config: RegistryConfig): RegistryClientOptions {
       ...(redirectHost === '' ? {} : { host: redirectHost }),
     },
   }
-}
-
-function credentialsOf(config: RegistryConfig): CredentialSource | undefined {
-  const token = config.registry_token?.trim() ?? ''
-  if (token !== '') return fixedCredential({ kind: 'bearer', token })
-  const auth = config.auth?.trim() ?? ''
-  return auth === '' ? undefined : fixedCredential(parseBasicAuth(auth, 'backend key "auth"'))
 }
 
 function schemeOf(text: string): Scheme {

@@ -104,8 +104,11 @@ export class FileSource implements ByteSource {
   }
 }
 
-/** Without O_NONBLOCK the open of a pipe would wait for its other end. */
-function openToRead(path: string): number {
+/**
+ * A descriptor of an existing file. Without O_NONBLOCK the open of a pipe would wait for its other end.
+ * @throws FILE_MISSING, FILE_UNREADABLE
+ */
+export function openToRead(path: string): number {
   try {
     return openSync(path, constants.O_RDONLY | constants.O_NONBLOCK)
   } catch (err) {

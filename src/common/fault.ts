@@ -133,6 +133,7 @@ export const CODES = {
   MOUNTPOINT_INVALID: 'invalid_argument',
   MOUNTPOINT_IN_USE: 'busy',
   DAEMON_STATE: 'failed_precondition',
+  STATE_INVALID: 'failed_precondition',
   DAEMON_UNAVAILABLE: 'unavailable',
   DAEMON_START: 'unavailable',
   ADDRESS_IN_USE: 'busy',

@@ -1,9 +1,10 @@
 /**
- * nydusd: one shared process that serves every image of a node through a kernel path.
+ * nydusd: one process that serves images through a kernel path, through one FUSE mount, or both over the same caches.
  *
  * Invariants: nobody here reads through a mount that this process serves; starting asks no network; the API answers
  * before anything slow; stopping leaves unanswered events to whoever holds the descriptors.
  */
+import { closeSync } from 'node:fs'
 import type { Server } from 'node:http'
 import type {
   AccessPattern,
@@ -19,25 +20,39 @@ import type {
   InstanceInfo,
   KernelMetrics,
   MountCommand,
+  MountInfo,
   SuperblockInfo,
 } from '../client/api.js'
-import { fault } from '../common/fault.js'
+import { fault, isFault } from '../common/fault.js'
 import { LOG_LEVELS, type Logger, pinoLevel } from '../common/log.js'
 import { readVersion } from '../common/version.js'
+import { receiveState, sendState } from '../native/hand-over.js'
+import { findMount } from '../native/mount-table.js'
 import { Caches } from './caches.js'
+import { redactConfig } from './config-echo.js'
+import { FUSE_SESSION, FuseService, type FuseServiceOptions } from './fuse-service.js'
+import { encodeServiceState, parseServiceState } from './fuse-state.js'
 import { KernelService, type KernelServiceOptions, type ServiceContext } from './kernel-service.js'
 import { blobcacheMetrics } from './metrics.js'
 import type { Actions } from './routes.js'
 import { EventRing } from './event-ring.js'
 import { RuntimeSettings } from './runtime-settings.js'
-import { serveApi } from './server.js'
+import { isStaleSocket, serveApi } from './server.js'
 import { StateMachine } from './state.js'
 
 export interface DaemonOptions {
   id: string | null
   supervisor: string | null
-  kernel: KernelServiceOptions
-  apiSocket: string
+  /** Undefined: images are served by FUSE only. */
+  kernel?: KernelServiceOptions
+  /** Undefined: images are served through the kernel only. */
+  fuse?: FuseServiceOptions
+  /** The text of the configuration for mounts that bring none. */
+  config?: string
+  /** What is mounted in the FUSE mount from the start. */
+  firstMount?: { readonly path: string; readonly command: MountCommand }
+  /** Undefined: there is no API. */
+  apiSocket?: string
   /** Stay in INIT and serve only after /api/v1/daemon/start. */
   passive: boolean
   validate: boolean
@@ -46,7 +61,16 @@ export interface DaemonOptions {
   logger: Logger
 }
 
+interface Services {
+  caches: Caches
+  kernel?: KernelService
+  fuse: FuseService | undefined
+  passedOver: readonly string[]
+}
+
 const VERSION = readVersion()
+/** For the supervisor that takes or gives our state. */
+const HAND_OVER_TIMEOUT_MS = 30_000
 
 export class Daemon implements Actions {
   readonly #options: DaemonOptions
@@ -55,18 +79,25 @@ export class Daemon implements Actions {
   readonly #events = new EventRing()
   readonly #settings = new RuntimeSettings()
   readonly #caches: Caches
-  readonly #kernel: KernelService
+  readonly #kernel: KernelService | undefined
+  readonly #fuse: FuseService | undefined
+  /** Why none of the drivers that come first was taken. */
+  readonly #passedOver: readonly string[]
   readonly #ended: Promise<void>
   #end: (stopped: Promise<void>) => void = () => undefined
   #stopping = false
   #server: Server | undefined
 
-  private constructor(options: DaemonOptions, caches: Caches, kernel: KernelService) {
+  private constructor(options: DaemonOptions, services: Services) {
     this.#options = options
     this.#logger = options.logger
-    this.#caches = caches
-    this.#kernel = kernel
+    this.#caches = services.caches
+    this.#kernel = services.kernel
+    this.#fuse = services.fuse
+    this.#passedOver = services.passedOver
     this.#ended = new Promise(resolve => (this.#end = resolve))
+    // A daemon of nothing but this mount has nothing left to do.
+    if (this.#fuse && !this.#kernel) void this.#fuse.ended.then(() => this.stop({ unmount: true }))
   }
 
   /** @throws DRIVER_UNSUPPORTED, STORE_LOCKED, CACHE_IO */
@@ -75,31 +106,56 @@ export class Daemon implements Actions {
     if (!validate) logger.warn('chunk digests are not checked: wrong bytes will not be noticed')
     const caches = new Caches(logger)
     const context: ServiceContext = { caches, kept, validate, logger }
-    return new Daemon(options, caches, await KernelService.open(options.kernel, context))
+    const fuse = options.fuse && new FuseService(options.fuse, context)
+    const chosen = options.kernel
+      ? await KernelService.open(options.kernel, context, fuse !== undefined)
+      : { passedOver: [] }
+    return new Daemon(options, { caches, fuse, ...chosen })
   }
 
   /** Answers the API, and serves unless it is to wait for its start, until it is stopped. @throws ADDRESS_IN_USE */
   async run(onReady: () => Promise<void>): Promise<void> {
-    this.#server = await serveApi(this.#options.apiSocket, this, this.#logger)
-    if (!this.#options.passive) await this.start()
-    await onReady()
+    const { apiSocket } = this.#options
+    const crashed = !this.#kernel && this.#fuse !== undefined && (await this.#predecessorCrashed())
+    if (apiSocket !== undefined) this.#server = await serveApi(apiSocket, this, this.#logger)
+    try {
+      const restored = (await this.#fuse?.restoreKept()) ?? false
+      if (crashed && !restored)
+        this.#logger.warn(
+          'a predecessor left its mount behind: waiting in INIT for /api/v1/daemon/fuse/takeover',
+        )
+      else if (!this.#options.passive) await this.start()
+      await onReady()
+    } catch (err) {
+      await this.#stop({ unmount: true })
+      throw err
+    }
     await this.#ended
   }
 
-  /** SIGTERM or /daemon/exit: stop serving, then end. Mounts and descriptors are the supervisor's. */
-  stop(): void {
+  /** Stops serving, then ends. Without `unmount` mounts and descriptors are the supervisor's. */
+  stop(how: { unmount: boolean }): void {
     if (this.#stopping) return
     this.#stopping = true
-    this.#end(this.#stop())
+    this.#end(this.#stop(how))
   }
 
-  async #stop(): Promise<void> {
-    this.#logger.info({ instances: this.#kernel.instances.size }, 'stopping')
-    await this.#kernel.driver.stop()
+  async #stop(how: { unmount: boolean }): Promise<void> {
+    const [instances, mounts] = [this.#kernel?.instances.size, this.#fuse?.mounts.size]
+    this.#logger.info({ instances, mounts, ...how }, 'stopping')
+    await this.#kernel?.driver.stop()
     this.#server?.close()
     this.#server?.closeAllConnections()
-    await this.#kernel.instances.close()
+    await this.#fuse?.close(how)
+    await this.#kernel?.instances.close()
     await this.#caches.closeAll()
+  }
+
+  /** Upstream's sign of a crash: nobody answers on the API socket, and the mount is still there. */
+  async #predecessorCrashed(): Promise<boolean> {
+    const { apiSocket, kept } = this.#options
+    if (apiSocket === undefined || kept.has(FUSE_SESSION) || !this.#fuse) return false
+    return findMount(this.#fuse.mountpoint)?.fsType === 'fuse' && (await isStaleSocket(apiSocket))
   }
 
   info(): DaemonInfo {
@@ -115,9 +171,10 @@ export class Daemon implements Actions {
       },
       supervisor,
       state: this.#state.state,
-      backend_collection: {},
-      driver: this.#kernel.driver.name,
+      backend_collection: this.#backendCollection(),
+      driver: this.#driverName,
       pid: process.pid,
+      ...(this.#passedOver.length > 0 && { passed_over: this.#passedOver }),
     }
   }
 
@@ -133,39 +190,97 @@ export class Daemon implements Actions {
   }
 
   async start(): Promise<void> {
-    if (this.#state.state === 'INIT') await this.#state.apply('mount')
-    await this.#state.apply('start', () => this.#kernel.driver.start())
+    if (this.#state.state === 'INIT') await this.#state.apply('mount', () => this.#makeMount())
+    await this.#state.apply('start', async () => {
+      await this.#kernel?.driver.start()
+      await this.#fuse?.start()
+    })
     for (const [name, fd] of this.#options.kept) {
       this.#logger.warn({ name, fd }, 'a kept descriptor belongs to no bound image')
     }
   }
 
+  /** Beside a kernel path the FUSE mount is made with the first image in it. */
+  async #makeMount(): Promise<void> {
+    const { firstMount } = this.#options
+    if (!this.#fuse || this.#fuse.server) return
+    if (firstMount) await this.#fuse.mount(firstMount.path, firstMount.command)
+    else if (!this.#kernel) await this.#fuse.open()
+  }
+
   async exit(): Promise<void> {
     // Answer first: the process is gone right after.
-    setImmediate(() => this.stop())
+    setImmediate(() => this.stop({ unmount: false }))
     return Promise.resolve()
   }
 
+  async sendDescriptor(): Promise<void> {
+    const state = this.#needFuse().state()
+    const session = this.#fuse?.descriptors().find(({ name }) => name === FUSE_SESSION)
+    if (!state || !session)
+      throw fault('DAEMON_UNAVAILABLE', 'nothing is mounted yet: there is no descriptor to hand over')
+    await sendState(this.#needSupervisor(), encodeServiceState(state), session.fd, {
+      timeoutMs: HAND_OVER_TIMEOUT_MS,
+    })
+    this.#logger.info({ mounts: state.mounts.length }, 'state and descriptor are with the supervisor')
+  }
+
+  async takeOver(): Promise<void> {
+    const fuse = this.#needFuse()
+    const supervisor = this.#needSupervisor()
+    await this.#state.apply('takeover', async () => {
+      const { bytes, fd } = await receiveState(supervisor, { timeoutMs: HAND_OVER_TIMEOUT_MS })
+      try {
+        await fuse.takeOver(parseServiceState(bytes), fd)
+      } catch (err) {
+        if (isFault(err, 'STATE_INVALID')) closeSync(fd)
+        throw err
+      }
+    })
+  }
+
   descriptors(): DescriptorInfo[] {
-    return this.#kernel.driver.descriptors().map(({ name, fd }) => ({ name, fd }))
+    const descriptors = [...(this.#kernel?.driver.descriptors() ?? []), ...(this.#fuse?.descriptors() ?? [])]
+    return descriptors.map(({ name, fd }) => ({ name, fd }))
+  }
+
+  async mountImage(path: string, command: MountCommand): Promise<void> {
+    await this.#needFuse().mount(path, command)
+  }
+
+  async remountImage(path: string, command: MountCommand): Promise<void> {
+    await this.#needFuse().remount(path, command)
+  }
+
+  async unmountImage(path: string): Promise<void> {
+    await this.#needFuse().umount(path)
+    this.#settings.forget(path)
+  }
+
+  ownConfig(): string {
+    const { config } = this.#options
+    if (config !== undefined) return config
+    throw fault(
+      'CONFIG_MISSING',
+      'the mount brings no configuration, and this daemon was started without --config',
+    )
   }
 
   async bind(entry: BlobCacheEntry): Promise<void> {
-    await this.#kernel.instances.bind(entry)
+    await this.#needKernel().instances.bind(entry)
   }
 
   async unbind(domainId: string, id: string | undefined): Promise<void> {
-    await (id === undefined
-      ? this.#kernel.instances.unbindDomain(domainId)
-      : this.#kernel.instances.unbind(domainId, id))
+    const { instances } = this.#needKernel()
+    await (id === undefined ? instances.unbindDomain(domainId) : instances.unbind(domainId, id))
   }
 
   instances(domainId: string | undefined, id: string | undefined): InstanceInfo[] {
-    return this.#kernel.instances.list(domainId, id)
+    return this.#needKernel().instances.list(domainId, id)
   }
 
   mounted(domainId: string, id: string): void {
-    this.#kernel.instances.mounted(domainId, id)
+    this.#needKernel().instances.mounted(domainId, id)
   }
 
   events(): DaemonEvents {
@@ -178,30 +293,8 @@ export class Daemon implements Actions {
 
   putSettings(id: string | undefined, settings: Record<string, string>): void {
     this.#settings.put(id, settings)
-  }
-
-  sendDescriptor(): Promise<void> {
-    throw noFileSystem()
-  }
-
-  takeOver(): Promise<void> {
-    throw noFileSystem()
-  }
-
-  mountImage(_mountpoint: string, _command: MountCommand): Promise<void> {
-    throw noFileSystem()
-  }
-
-  remountImage(_mountpoint: string, _command: MountCommand): Promise<void> {
-    throw noFileSystem()
-  }
-
-  unmountImage(_mountpoint: string): Promise<void> {
-    throw noFileSystem()
-  }
-
-  ownConfig(): string {
-    throw noFileSystem()
+    const auth = settings['registry_auth']
+    if (auth !== undefined && this.#fuse) this.#fuse.setRegistryAuth(id ?? '/', auth)
   }
 
   superblock(_mountpoint: string): SuperblockInfo {
@@ -234,27 +327,70 @@ export class Daemon implements Actions {
 
   /** Upstream serves file-system statistics here; a kernel path has none: the driver's events take their place. */
   fsMetrics(_id: string | undefined): KernelMetrics {
-    const { eventsAnswered, eventsDenied, eventsPending } = this.#kernel.driver.stats()
+    const { driver, cache, instances } = this.#needKernel()
+    const { eventsAnswered, eventsDenied, eventsPending } = driver.stats()
     return {
-      driver: this.#kernel.driver.name,
-      instances: this.#kernel.instances.size,
+      driver: driver.name,
+      instances: instances.size,
       events_answered: eventsAnswered,
       events_denied: eventsDenied,
       events_pending: eventsPending,
-      cache: { ...this.#kernel.cache.counters, held_bytes: this.#kernel.cache.heldBytes },
+      cache: { ...cache.counters, held_bytes: cache.heldBytes },
     }
   }
 
+  /** @param id of a bound image, or the path of a mount */
   blobcacheMetrics(id: string | undefined): BlobcacheMetrics {
-    const blobs = this.#kernel.instances.blobs(id)
+    if (id?.startsWith('/')) {
+      const { cache, blobs } = this.#needFuse().find(id)
+      return blobcacheMetrics(cache.directory, blobs, cache.counters)
+    }
+    const { cache, instances } = this.#needKernel()
+    const blobs = instances.blobs(id)
     if (id !== undefined && blobs.length === 0) throw fault('INSTANCE_UNKNOWN', `no image is bound as ${id}`)
-    return blobcacheMetrics(this.#kernel.cache.directory, blobs, this.#kernel.cache.counters)
+    return blobcacheMetrics(cache.directory, blobs, cache.counters)
+  }
+
+  get #driverName(): string {
+    return this.#kernel?.driver.name ?? 'fuse'
+  }
+
+  #backendCollection(): Record<string, MountInfo> {
+    const mounts = [...(this.#fuse?.mounts ?? [])]
+    return Object.fromEntries(
+      mounts.map(([path, { mountedAt, config }]) => [
+        path,
+        {
+          backend_type: 'Rafs',
+          mountpoint: path,
+          mounted_time: mountedAt.toISOString(),
+          config: redactConfig(config),
+        },
+      ]),
+    )
+  }
+
+  #needKernel(): KernelService {
+    if (this.#kernel) return this.#kernel
+    throw fault('UNIMPLEMENTED', 'this daemon serves by FUSE only: mount the image with POST /api/v1/mount')
+  }
+
+  #needFuse(): FuseService {
+    if (this.#fuse) return this.#fuse
+    throw noFileSystem()
+  }
+
+  #needSupervisor(): string {
+    const { supervisor } = this.#options
+    if (supervisor !== null) return supervisor
+    throw fault('REQUEST_INVALID', 'this daemon has no supervisor: start it with --id and --supervisor')
   }
 }
 
 function noFileSystem(): Error {
   return fault(
     'UNIMPLEMENTED',
-    'a shared daemon of the kernel path mounts nothing itself: bind the image with PUT /api/v2/blobs and mount EROFS',
+    'a shared daemon of the kernel path mounts nothing itself: bind the image with PUT /api/v2/blobs and mount EROFS, or ' +
+      'start it with --mountpoint',
   )
 }

@@ -2,14 +2,16 @@
  * What every way of serving an image needs of it: its bootstrap, its backend, and its blobs open in a chunk cache.
  * Opening asks no network.
  */
-import { copyFileSync, existsSync, renameSync } from 'node:fs'
+import { closeSync, copyFileSync, existsSync, renameSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import type { Backend, BlobReader } from '../backend/reader.js'
 import type { CachedBlob } from '../cache/cached-blob.js'
 import type { ChunkCache } from '../cache/chunk-cache.js'
-import { type DescribedBlob, describeBlobs } from '../cache/image-blobs.js'
-import { FileSource } from '../common/byte-source.js'
+import { describeBlobs, type DescribedBlob } from '../cache/image-blobs.js'
+import { FileSource, openToRead } from '../common/byte-source.js'
 import type { Logger } from '../common/log.js'
+import type { InodeReader } from '../erofs/inode-reader.js'
+import { openInodeReader } from '../erofs/open-inode-reader.js'
 
 export interface ImageOptions {
   readonly bootstrapPath: string
@@ -29,6 +31,8 @@ interface OpenBlob {
 
 export class Image {
   readonly bootstrapPath: string
+  /** Of the file that the path named when the image was opened. */
+  readonly bootstrapFd: number
   readonly source: FileSource
   readonly backend: Backend
   /** In the order of the image's blob table. */
@@ -36,8 +40,14 @@ export class Image {
   readonly #cache: ChunkCache
   readonly #open: readonly OpenBlob[]
 
-  private constructor(options: ImageOptions, source: FileSource, open: readonly OpenBlob[]) {
+  private constructor(
+    options: ImageOptions,
+    bootstrapFd: number,
+    source: FileSource,
+    open: readonly OpenBlob[],
+  ) {
     this.bootstrapPath = options.bootstrapPath
+    this.bootstrapFd = bootstrapFd
     this.backend = options.backend
     this.source = source
     this.#cache = options.cache
@@ -49,22 +59,28 @@ export class Image {
   static async open(options: ImageOptions): Promise<Image> {
     const { backend, bootstrapPath, cache } = options
     const open: OpenBlob[] = []
-    let source: FileSource | undefined
+    let bootstrapFd: number | undefined
     try {
-      source = new FileSource(bootstrapPath)
+      bootstrapFd = openToRead(bootstrapPath)
+      const source = new FileSource(bootstrapFd)
       for (const described of describeBlobs(source)) open.push(await openBlob(described, options))
-      return new Image(options, source, open)
+      return new Image(options, bootstrapFd, source, open)
     } catch (err) {
       for (const { blob, reader } of open) await cache.closeBlob(blob, reader)
-      source?.close()
+      if (bootstrapFd !== undefined) closeSync(bootstrapFd)
       await backend.close()
       throw err
     }
   }
 
+  /** The tree, by inode numbers. @throws RAFS_* */
+  openReader(): InodeReader {
+    return openInodeReader(this.source)
+  }
+
   async close(): Promise<void> {
     for (const { blob, reader } of this.#open) await this.#cache.closeBlob(blob, reader)
-    this.source.close()
+    closeSync(this.bootstrapFd)
     await this.backend.close()
   }
 }

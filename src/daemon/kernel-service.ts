@@ -34,11 +34,23 @@ export class KernelService {
     this.instances = new Instances({ ...context, cache, driver })
   }
 
-  /** @throws DRIVER_UNSUPPORTED, STORE_LOCKED, CACHE_IO */
-  static async open(options: KernelServiceOptions, context: ServiceContext): Promise<KernelService> {
-    const cache = await context.caches.open(options.cacheDirectory)
+  /**
+   * @param hasFuse whether FUSE can serve instead
+   * @returns no service where FUSE is to serve alone, and why none of the drivers before was taken
+   * @throws DRIVER_UNSUPPORTED, STORE_LOCKED, CACHE_IO
+   */
+  static async open(
+    options: KernelServiceOptions,
+    context: ServiceContext,
+    hasFuse: boolean,
+  ): Promise<{ kernel?: KernelService; passedOver: readonly string[] }> {
+    const { caches, kept, logger } = context
+    // First of all: a driver must not touch what another daemon uses.
+    const cache = await caches.open(options.cacheDirectory)
     const { driver: choice, ...rest } = options
-    const driver = chooseDriver({ ...rest, choice, kept: context.kept, logger: context.logger })
-    return new KernelService(cache, driver, context)
+    const { driver, passedOver } = chooseDriver({ ...rest, choice, kept, hasFuse, logger })
+    if (driver) return { kernel: new KernelService(cache, driver, context), passedOver }
+    await caches.close(cache)
+    return { passedOver }
   }
 }

@@ -129,26 +129,32 @@ function send(response: ServerResponse, status: number, body: unknown): void {
   response.end(body === undefined ? undefined : JSON.stringify(body))
 }
 
+/** Whether the path is a socket on which nobody listens any more. */
+export async function isStaleSocket(path: string): Promise<boolean> {
+  return (await tryConnect(path)) === 'stale'
+}
+
 async function removeStaleSocket(path: string): Promise<void> {
-  const alive = await new Promise<boolean>((resolve, reject) => {
+  const found = await tryConnect(path)
+  if (found === 'stale') unlinkSync(path)
+  if (found === 'alive')
+    throw fault('ADDRESS_IN_USE', `another daemon answers on ${path}: stop it, or choose another --apisock`)
+  if (found instanceof Error)
+    throw fault('ADDRESS_IN_USE', `${path} cannot be used as a socket: choose another --apisock`, {
+      cause: found,
+    })
+}
+
+function tryConnect(path: string): Promise<'alive' | 'stale' | 'missing' | Error> {
+  return new Promise(resolve => {
     const socket = connect(path)
     socket.once('connect', () => {
       socket.destroy()
-      resolve(true)
+      resolve('alive')
     })
     socket.once('error', err => {
-      if (hasErrno(err, 'ENOENT')) resolve(false)
-      else if (hasErrno(err, 'ECONNREFUSED') && lstatSync(path).isSocket()) {
-        unlinkSync(path)
-        resolve(false)
-      } else
-        reject(
-          fault('ADDRESS_IN_USE', `${path} cannot be used as a socket: choose another --apisock`, {
-            cause: err,
-          }),
-        )
+      if (hasErrno(err, 'ENOENT')) resolve('missing')
+      else resolve(hasErrno(err, 'ECONNREFUSED') && lstatSync(path).isSocket() ? 'stale' : err)
     })
   })
-  if (alive)
-    throw fault('ADDRESS_IN_USE', `another daemon answers on ${path}: stop it, or choose another --apisock`)
 }

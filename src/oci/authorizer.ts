@@ -41,6 +41,8 @@ export class Authorizer {
     const basic = challenges.some(c => c.scheme === 'basic')
     if (bearer === undefined && !basic) return undefined
     this.#method = bearer ? this.#bearerMethod(bearer, plain) : { kind: 'basic' }
+    // Who had no credentials may have got some.
+    if ((await this.#find()) === undefined) this.#credential = undefined
     return this.#headerBy(this.#method, scopes, await this.#find())
   }
 

@@ -3,7 +3,7 @@ import { Option, type Command } from 'commander'
 import { createBackend } from '../../backend/create.js'
 import { fault } from '../../common/fault.js'
 import { createLogger, type Logger, silentLogger } from '../../common/log.js'
-import { DRIVER_CHOICES, type DriverChoice } from '../../daemon/choose-driver.js'
+import { KERNEL_CHOICES, type DriverChoice } from '../../daemon/choose-driver.js'
 import { type ImagePair, checkManifests, fetchImagePair } from '../../image/check/check-image.js'
 import { openRegistry } from '../../image/convert/registry-access.js'
 import { dockerConfigCredentials } from '../../oci/docker-config.js'
@@ -49,7 +49,7 @@ export function addMount(command: Command): void {
     .option('--backend-config-file <file>', 'the same in a file, which no process list shows')
     .addOption(
       new Option('--driver <name>', 'kernel path; `kernel` is fscache where there is one, else fanotify')
-        .choices(DRIVER_CHOICES)
+        .choices(KERNEL_CHOICES)
         .default('kernel'),
     )
     .option('--nydusd <path>', 'another nydusd than our own', '')

@@ -17,6 +17,7 @@ const COMMAND_LINES: [string, string[]][] = [
   ['ctr-remote', ['image', 'rpull']],
   ['containerd-nydus-grpc', []],
   ['nydusd', []],
+  ['nydusd', ['fuse']],
   ['nydusd', ['singleton']],
   ['nydus-image', []],
   ['nydus-image', ['check']],
