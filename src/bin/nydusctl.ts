@@ -1,18 +1,34 @@
 #!/usr/bin/env node
-import type { Command } from 'commander'
-import type { DaemonInfo, InstanceInfo } from '../client/api.js'
+import { readFileSync } from 'node:fs'
+import { resolve } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type Command, InvalidArgumentError } from 'commander'
+import type { BackendMetrics } from '../client/api.js'
 import { DaemonClient } from '../client/daemon-client.js'
-import { addLaterCommands, commandLine } from '../common/command-line.js'
-import { fault } from '../common/fault.js'
+import { commandLine } from '../common/command-line.js'
+import { asFault, fault } from '../common/fault.js'
 import { readVersion } from '../common/version.js'
+import { backendRates, backendText, cacheText, fsText, RATES_HEADER, ratesText } from './nydusctl/counters.js'
+import { infoText, instancesText } from './nydusctl/info.js'
 import { run } from './run.js'
 
 interface GlobalFlags {
   sock?: string
   raw: boolean
+  json: boolean
 }
 
-const BUILT = 'info, set log-level, metrics cache, instances list'
+interface MetricsFlags extends GlobalFlags {
+  id?: string
+  interval?: number
+}
+
+interface MountFlags {
+  source: string
+  config: string
+  mountpoint: string
+  type: string
+}
 
 function program(): Command {
   const command = commandLine('nydusctl')
@@ -20,10 +36,11 @@ function program(): Command {
     .version(`nydusctl ${readVersion().version}`, '--version', 'print the version')
     .option('-S, --sock <path>', 'API socket of the daemon')
     .option('-r, --raw', 'print what the daemon answers as it is', false)
+    .option('-j, --json', 'print JSON to be read, one document', false)
   command
     .command('info')
-    .description('version, state and driver of the daemon')
-    .action(showing('/api/v1/daemon', body => infoText(body as DaemonInfo)))
+    .description('version, state and driver of the daemon, and what it has mounted')
+    .action(showing('/api/v1/daemon', infoText))
   command
     .command('set')
     .description('change a setting of the running daemon')
@@ -33,36 +50,102 @@ function program(): Command {
     .action((level: string, _flags: unknown, self: Command) =>
       withDaemon(self, client => client.setLogLevel(level)),
     )
-  const metrics = command.command('metrics').description('what the daemon counts')
-  metrics
-    .command('cache')
-    .description('the chunk cache')
-    .action(showing('/api/v1/metrics/blobcache', body => cacheText(body as Record<string, unknown>)))
-  addLaterCommands(metrics, ['backend', 'fsstats'], 'nydusctl metrics cache')
+  addMetrics(command.command('metrics').description('what the daemon counts'))
   command
     .command('instances')
-    .description('the images that the daemon serves')
+    .description('the images that the daemon serves through a kernel path')
     .command('list')
     .description('one line an image: domain, fsid, complete blobs of all, bytes, bootstrap')
-    .action(showing('/api/v2/blobs', body => instancesText(body as InstanceInfo[])))
-  addLaterCommands(command, ['mount', 'umount'], BUILT)
+    .action(showing('/api/v2/blobs', instancesText))
+  command
+    .command('mount')
+    .description('show an image in the FUSE mount of the daemon')
+    .requiredOption('-s, --source <bootstrap>', 'bootstrap of the image')
+    .requiredOption('-c, --config <file>', 'configuration of its backend and cache, in any version')
+    .requiredOption('-m, --mountpoint <path>', 'where it is shown, from the root of the FUSE mount')
+    .option('-t, --type <type>', 'what the source is', 'rafs')
+    .action(mount)
+  command
+    .command('umount')
+    .description('take an image away again')
+    .requiredOption('-m, --mountpoint <path>', 'where it is shown')
+    .action(({ mountpoint }: { mountpoint: string }, self: Command) =>
+      withDaemon(self, client => client.umount(mountpoint)),
+    )
   return command
 }
 
+function addMetrics(metrics: Command): void {
+  const add = (name: string, description: string): Command =>
+    metrics
+      .command(name)
+      .description(description)
+      .option('-i, --id <id>', 'of which mount, where there are several')
+  add('cache', 'the chunk cache').action(showing('/api/v1/metrics/blobcache', cacheText))
+  add('fsstats', 'what a mount was asked, or the driver of a kernel path').action(
+    showing('/api/v1/metrics', fsText),
+  )
+  const showBackend = showing('/api/v1/metrics/backend', backendText)
+  add('backend', 'reads of the storage backend')
+    .option('-I, --interval <seconds>', 'go on, with a line for what happened since the one before', seconds)
+    .action((flags: MetricsFlags, self: Command) =>
+      flags.interval === undefined ? showBackend(flags, self) : watchBackend(flags.interval, self),
+    )
+}
+
 /** The action of a command that shows the answer of one GET. */
-function showing(path: string, text: (body: unknown) => string) {
+function showing<T>(path: string, text: (body: T) => string) {
   return async (_flags: unknown, self: Command): Promise<void> => {
-    const answer = await withDaemon(self, client => client.getText(path))
-    const { raw } = self.optsWithGlobals<GlobalFlags>()
-    process.stdout.write(raw ? `${answer}\n` : text(JSON.parse(answer)))
+    const { raw, json } = self.optsWithGlobals<GlobalFlags>()
+    const answer = await withDaemon(self, client => client.getText(path + idOf(self)))
+    const body = (): unknown => JSON.parse(answer)
+    if (raw) process.stdout.write(`${answer}\n`)
+    else process.stdout.write(json ? `${JSON.stringify(body(), null, 2)}\n` : text(body() as T))
   }
+}
+
+/** Until it is interrupted or the daemon is gone. */
+async function watchBackend(interval: number, self: Command): Promise<void> {
+  const { raw, json } = self.optsWithGlobals<GlobalFlags>()
+  const path = `/api/v1/metrics/backend${idOf(self)}`
+  await withDaemon(self, async client => {
+    if (!raw && !json) process.stdout.write(RATES_HEADER)
+    let [before, beganMs] = [await client.getText(path), performance.now()]
+    while (process.stdout.writable) {
+      await sleep(interval * 1000)
+      const [after, nowMs] = [await client.getText(path), performance.now()]
+      const [was, is] = [before, after].map(text => JSON.parse(text) as BackendMetrics)
+      if (!was || !is) return
+      const rates = backendRates(was, is, (nowMs - beganMs) / 1000)
+      process.stdout.write(raw ? `${after}\n` : json ? `${JSON.stringify(rates)}\n` : ratesText(rates))
+      ;[before, beganMs] = [after, nowMs]
+    }
+  })
+}
+
+async function mount(flags: MountFlags, self: Command): Promise<void> {
+  const command = { source: resolve(flags.source), fs_type: flags.type, config: readConfig(flags.config) }
+  await withDaemon(self, client => client.mount(flags.mountpoint, command))
+}
+
+function readConfig(file: string): string {
+  try {
+    return readFileSync(file, 'utf8')
+  } catch (err) {
+    throw asFault(err, 'CONFIG_MISSING', `--config ${file} cannot be read`)
+  }
+}
+
+function idOf(self: Command): string {
+  const { id } = self.optsWithGlobals<MetricsFlags>()
+  return id === undefined ? '' : `?id=${encodeURIComponent(id)}`
 }
 
 async function withDaemon<T>(self: Command, use: (client: DaemonClient) => Promise<T>): Promise<T> {
   const { sock } = self.optsWithGlobals<GlobalFlags>()
   if (sock === undefined)
     throw fault('USAGE', 'nydusctl needs --sock PATH: the API socket that nydusd was started with')
-  const client = new DaemonClient(sock)
+  const client = new DaemonClient(sock, { userAgent: 'nydusctl' })
   try {
     return await use(client)
   } finally {
@@ -70,41 +153,11 @@ async function withDaemon<T>(self: Command, use: (client: DaemonClient) => Promi
   }
 }
 
-function infoText({ version, state, driver, pid, id }: DaemonInfo): string {
-  return table([
-    ['Version', version.package_ver],
-    ['Commit', version.git_commit],
-    ['Build time', version.build_time],
-    ['Profile', version.profile],
-    ['Status', state],
-    ['Driver', driver],
-    ['Process', String(pid)],
-    ...(id === null ? [] : [['Id', id]]),
-  ])
-}
-
-function cacheText(metrics: Record<string, unknown>): string {
-  return table(
-    Object.entries(metrics).map(([name, value]) => [
-      name,
-      Array.isArray(value) ? `${value.length}` : String(value),
-    ]),
-  )
-}
-
-function instancesText(instances: readonly InstanceInfo[]): string {
-  return instances
-    .map(({ domain_id: domain, id, blobs, metadata_path: path }) => {
-      const complete = blobs.filter(blob => blob.complete).length
-      const bytes = blobs.reduce((sum, blob) => sum + blob.size_bytes, 0)
-      return `${domain} ${id} ${complete}/${blobs.length} ${bytes} ${path}\n`
-    })
-    .join('')
-}
-
-function table(rows: readonly (readonly string[])[]): string {
-  const width = Math.max(...rows.map(([name = '']) => name.length)) + 2
-  return rows.map(([name = '', value = '']) => `${`${name}:`.padEnd(width)}${value}\n`).join('')
+function seconds(text: string): number {
+  const value = Number(text)
+  if (!/^\d+(\.\d+)?$/.test(text) || value <= 0 || value > 86_400)
+    throw new InvalidArgumentError('seconds, more than 0 and at most 86400, are wanted.')
+  return value
 }
 
 run('nydusctl', async argv => {

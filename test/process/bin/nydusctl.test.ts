@@ -86,6 +86,9 @@ t.test('a daemon asked by nydusctl', { skip: fanotifyMissing }, async t => {
     underlying_files: [`${image.blobId}.blob.data`],
   })
 
+  t.match(await ask('metrics', 'fsstats'), /^driver: +fanotify\n(.*\n)*cache hits: +0$/m)
+  t.match(JSON.parse(await ask('--json', 'metrics', 'cache')), { data_all_ready: false })
+
   t.notMatch(readFileSync(daemon.log, 'utf8'), /"request refused"/)
   t.equal(await ask('set', 'log-level', 'debug'), '')
   const wrong = await runProgram(t, 'nydusctl', ['--sock', daemon.socket, 'set', 'log-level', 'loud'])

@@ -30,6 +30,8 @@ const COMMAND_LINES: [string, string[]][] = [
   ['nydus-image', ['chunkdict', 'generate']],
   ['nydus-image', ['export']],
   ['nydusctl', []],
+  ['nydusctl', ['metrics', 'backend']],
+  ['nydusctl', ['mount']],
   ['nydusify', []],
   ['nydusify', ['convert']],
   ['nydusify', ['check']],
