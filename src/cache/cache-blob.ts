@@ -363,13 +363,21 @@ export class CacheBlob implements CachedBlob, FetchTarget {
   /** Brings what is ready in line with the layouts that are loaded now. */
   #adoptLayouts(): void {
     const layout = this.#layouts.geometry
-    if (!layout || !this.#layouts.allLoaded) return
+    if (!layout || !this.#layouts.allLoaded) {
+      this.#maps?.expectAll()
+      return
+    }
     if (!this.#maps) this.#openMaps(layout.chunkCount)
     const maps = this.#needMaps()
     maps.expect(chunk => this.#verifiable(chunk))
+    markWritten(
+      this.readyBlocks,
+      this.sizeBytes,
+      layout,
+      chunk => maps.has(chunk) && !this.#withheld.has(chunk),
+    )
     if (!this.#adopted) {
       this.#adopted = true
-      markWritten(this.readyBlocks, this.sizeBytes, layout, chunk => maps.has(chunk))
       for (const chunk of maps.notDurable()) this.#writeBack?.add(chunk, layout.chunkRange(chunk).length)
     }
     if (this.complete) this.#completed()
@@ -377,7 +385,7 @@ export class CacheBlob implements CachedBlob, FetchTarget {
   }
 
   #verifiable(chunk: number): boolean {
-    return !this.#validate || this.#layouts.verifiable(chunk)
+    return this.#layouts.verifiable(chunk)
   }
 
   #needMaps(): ReadyMaps {
@@ -396,21 +404,29 @@ export class CacheBlob implements CachedBlob, FetchTarget {
   }
 }
 
-/** Marks every written chunk, and the padding between chunks, in as few steps as there are runs. */
+/**
+ * Marks every written chunk, and the padding between chunks, in as few steps as there are runs. Where chunks are that
+ * nobody knows, nothing is marked, written or not.
+ */
 function markWritten(
   blocks: ReadyBlocks,
   sizeBytes: number,
   layout: BlobLayout,
   written: (chunk: number) => boolean,
 ): void {
-  let from = 0
+  /** Where the run begins; undefined among chunks that nobody knows. */
+  let from: number | undefined = 0
   for (let chunk = 0; chunk < layout.chunkCount; chunk++) {
-    if (written(chunk)) continue
     const { offset, length } = layout.chunkRange(chunk)
-    if (offset > from) markRangeReady(blocks, from, offset - from)
-    from = Math.ceil((offset + length) / READY_BLOCK) * READY_BLOCK
+    const start: number = from ?? offset
+    if (length > 0 && written(chunk)) {
+      from = start
+      continue
+    }
+    if (offset > start) markRangeReady(blocks, start, offset - start)
+    from = length > 0 ? Math.ceil((offset + length) / READY_BLOCK) * READY_BLOCK : undefined
   }
-  if (sizeBytes > from) markRangeReady(blocks, from, sizeBytes - from)
+  if (from !== undefined && sizeBytes > from) markRangeReady(blocks, from, sizeBytes - from)
 }
 
 /** Groups chunks that follow each other with nothing but padding between them, up to MAX_WRITE a group. */

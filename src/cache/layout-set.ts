@@ -31,8 +31,7 @@ export class LayoutSet {
   /** Adds an origin, with its layout where that needs no network. @throws BLOB_META_INVALID */
   async add(origin: Origin): Promise<void> {
     const layout = await origin.layoutSource.loadLocal?.()
-    if (layout) this.#check(layout)
-    this.#entries.push({ origin, layout, loading: undefined })
+    this.#entries.push({ origin, layout: layout && this.#join(layout), loading: undefined })
   }
 
   remove(reader: BlobReader): void {
@@ -56,8 +55,7 @@ export class LayoutSet {
         if (entry.layout) return
         entry.loading ??= entry.origin.layoutSource.load().finally(() => (entry.loading = undefined))
         const layout = await entry.loading
-        this.#check(layout)
-        entry.layout = layout
+        entry.layout ??= this.#join(layout)
       }),
     )
   }
@@ -89,6 +87,15 @@ export class LayoutSet {
       }
     }
     throw first ?? fault('CANCELLED', 'the blob was closed')
+  }
+
+  /** The layout that stands for this one from now on. */
+  #join(layout: BlobLayout): BlobLayout {
+    this.#check(layout)
+    const { geometry } = this
+    if (!geometry?.adopt) return layout
+    geometry.adopt(layout)
+    return geometry
   }
 
   #check(layout: BlobLayout): void {

@@ -29,7 +29,10 @@ export interface BlobLayout {
   readonly chunkCount: number
   /** Size of the uncompressed address space in bytes, a multiple of 4096. */
   readonly uncompressedSize: number
-  /** The chunk's uncompressed range. Ranges ascend, start at multiples of 4096 and do not overlap. */
+  /**
+   * The chunk's uncompressed range. Ranges ascend, start at multiples of 4096 and do not overlap. One of length 0 is not
+   * known, and not verifiable: the chunk is somewhere between that offset and the next known one.
+   */
   chunkRange(chunk: number): ChunkRange
   /** Chunk indexes [first, end) whose ranges meet [offset, offset + length); empty when only padding is touched. */
   chunksIn(offset: number, length: number): { first: number; end: number }
@@ -51,6 +54,11 @@ export interface BlobLayout {
    * Throws CHUNK_DIGEST_MISMATCH with both digests in the context, also for a chunk that is not verifiable.
    */
   verify(decoded: DecodedChunk): void
+  /**
+   * Takes over what the layout of another image knows of the same blob; this one then stands for both. Formats whose
+   * blobs tell of all their chunks go without it. @throws BLOB_META_INVALID where the two contradict each other
+   */
+  adopt?(other: BlobLayout): void
 }
 
 /** What loads a layout: local metadata where there is some, else a read of the stored blob. */

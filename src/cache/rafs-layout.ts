@@ -1,7 +1,7 @@
 /**
  * The layout of a native RAFS v6 blob: plain chunks, batches of small chunks, encrypted ones (RAFS data blob).
  */
-import { asFault, fault } from '../common/fault.js'
+import { asFault, fault, type Fault } from '../common/fault.js'
 import type { BlobEntry } from '../erofs/blob-table.js'
 import type { BlobMeta } from '../erofs/blob-meta.js'
 import type { ChunkChecks } from '../erofs/chunk-table.js'
@@ -84,13 +84,7 @@ export class RafsLayout implements BlobLayout {
         return { chunk, offset: chunks.offset(chunk), bytes: own }
       })
     } catch (err) {
-      const { blobId } = this.#blob
-      const { storedOffset, storedLength } = extent
-      const reason = asFault(err).message
-      throw fault('CHUNK_DECODE', `chunk ${firstChunk} of blob ${blobId} does not decode: ${reason}`, {
-        cause: err,
-        context: { blobId, chunk: firstChunk, storedOffset, storedLength },
-      })
+      throw undecodable(this.#blob.blobId, extent, err)
     }
   }
 
@@ -98,4 +92,13 @@ export class RafsLayout implements BlobLayout {
   #crc(chunk: number): number | undefined {
     return this.#checks === undefined ? this.#meta.chunks.crc32c(chunk) : this.#checks.crc32c(chunk)
   }
+}
+
+export function undecodable(blobId: string, extent: Extent, err: unknown): Fault {
+  const { firstChunk, storedOffset, storedLength } = extent
+  const reason = asFault(err).message
+  return fault('CHUNK_DECODE', `chunk ${firstChunk} of blob ${blobId} does not decode: ${reason}`, {
+    cause: err,
+    context: { blobId, chunk: firstChunk, storedOffset, storedLength },
+  })
 }

@@ -49,6 +49,11 @@ export class ReadyMaps {
     }
   }
 
+  /** Says that it is not known which chunks count: all do. */
+  expectAll(): void {
+    this.#expected = undefined
+  }
+
   get complete(): boolean {
     return this.#written.bits.full || (this.#expected !== undefined && this.#missing === 0)
   }

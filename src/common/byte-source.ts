@@ -7,7 +7,10 @@ import { asFault, fault, hasErrno } from './fault.js'
  */
 export interface ByteSource {
   readonly sizeBytes: number
-  /** Exactly `length` bytes at `offset`. The result may share memory and must not be written. @throws RAFS_TRUNCATED */
+  /**
+   * Exactly `length` bytes at `offset`. The result may share memory and must not be written.
+   * @throws RAFS_TRUNCATED, CANCELLED when it was closed
+   */
   read(offset: number, length: number): Uint8Array
 }
 
@@ -41,6 +44,7 @@ export class FileSource implements ByteSource {
   readonly #blocks = new Map<number, Uint8Array>()
   /** The block that was read last: most reads are near the one before. */
   #last: { index: number; block: Uint8Array } | undefined
+  #closed = false
 
   /**
    * Opens a path to be read in order, or reads through a descriptor that stays the caller's, in any order.
@@ -65,11 +69,18 @@ export class FileSource implements ByteSource {
       return this.#block(first).subarray(start, start + length)
     }
     const out = new Uint8Array(length)
-    this.#fill(out, offset)
+    if (length > this.#blockBytes) {
+      this.#fill(out, offset)
+    } else {
+      const head = this.#block(first).subarray(start)
+      out.set(head)
+      out.set(this.#block(first + 1).subarray(0, length - head.length), head.length)
+    }
     return out
   }
 
   close(): void {
+    this.#closed = true
     this.#blocks.clear()
     this.#last = undefined
     if (this.#isOurs) closeSync(this.#fd)
@@ -95,6 +106,8 @@ export class FileSource implements ByteSource {
   }
 
   #fill(out: Uint8Array, offset: number): void {
+    // The number of the descriptor may be of another file by now.
+    if (this.#closed) throw fault('CANCELLED', 'the file was closed while it was read')
     for (let done = 0; done < out.length;) {
       const n = readSync(this.#fd, out, done, out.length - done, offset + done)
       if (n === 0)

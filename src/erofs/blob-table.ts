@@ -62,7 +62,9 @@ export function hasFeature(
  * Refuses a blob whose data this release cannot serve, by the name of what it is.
  * @throws RAFS_UNSUPPORTED
  */
-export function requireServable(blob: BlobEntry): void {
+export function requireServable(
+  blob: Pick<BlobEntry, 'blobId' | 'features' | 'compressor' | 'ciCompressor'>,
+): void {
   const why = hasFeature(blob, 'zran')
     ? 'zran (it refers to gzip layers of an OCI image)'
     : hasFeature(blob, 'tarfs')

@@ -108,8 +108,7 @@ function requireV6(source: ByteSource): void {
   if (format === 'rafs-v5') {
     throw fault(
       'RAFS_UNSUPPORTED',
-      'this is a RAFS v5 bootstrap, which only FUSE can serve, and FUSE comes with a later release: ' +
-        'convert the image to RAFS v6',
+      'this is a RAFS v5 bootstrap, which no kernel mounts: serve it by FUSE, or convert the image to RAFS v6',
     )
   }
   if (format === 'erofs') {

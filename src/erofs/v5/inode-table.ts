@@ -9,12 +9,13 @@ import type { SuperblockV5 } from './superblock.js'
 export class InodeTable {
   readonly #source: ByteSource
   readonly #offset: number
-  readonly #nameCount: number
+  /** Indexes go from 1 to this. */
+  readonly nameCount: number
 
   constructor(source: ByteSource, sb: SuperblockV5) {
     this.#source = source
     this.#offset = sb.inodeTable.offset
-    this.#nameCount = sb.nameCount
+    this.nameCount = sb.nameCount
   }
 
   /** The name at an index from 1 on. @throws RAFS_FIELD, RAFS_TRUNCATED */
@@ -51,8 +52,8 @@ export class InodeTable {
 
   /** Where the entry says that the inode is. */
   offsetOf(index: number): number {
-    if (!(index >= 1 && index <= this.#nameCount))
-      throw this.bad(index, index, `the image has ${this.#nameCount} names`)
+    if (!(index >= 1 && index <= this.nameCount))
+      throw this.bad(index, index, `the image has ${this.nameCount} names`)
     const bytes = this.#source.read(this.#at(index), F.INODE_TABLE_ENTRY_SIZE)
     return readU32(bytes, 0) * F.INODE_OFFSET_UNIT
   }
@@ -63,8 +64,8 @@ export class InodeTable {
    */
   firstChild({ view, childIndex, childCount, ino }: InodeRecord): number {
     const end = childIndex + childCount - 1
-    if (childCount === 0 || (childIndex > ino && end <= this.#nameCount)) return childIndex
-    const why = `${childCount} children between index ${ino + 1} and index ${this.#nameCount} are expected`
+    if (childCount === 0 || (childIndex > ino && end <= this.nameCount)) return childIndex
+    const why = `${childCount} children between index ${ino + 1} and index ${this.nameCount} are expected`
     throw view.bad(F.INODE_OFF.childIndex, 'i_child_index', childIndex, why)
   }
 
