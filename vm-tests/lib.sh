@@ -101,11 +101,14 @@ EOF
   wait_for 120 'containerd answering' ctr --address "$CONTAINERD_ADDRESS" version
 }
 
-# start_snapshotter: the product, on the kernel path this kernel has. Waits until it serves. Sets snapshotter_pid.
+# start_snapshotter: the product, on the kernel path this kernel has, with $snapshotter_options. Waits until it serves.
+# Sets snapshotter_pid; its log is STATE/snapshotter.log.
+snapshotter_options=''
 start_snapshotter() {
+  # shellcheck disable=SC2086 # several words, or none
   node "$REPO/dist/src/bin/containerd-nydus-grpc.js" --root "$STATE/nydus" --address "$SNAPSHOTTER_ADDRESS" \
     --nydusd "$REPO/dist/src/bin/nydusd.js" \
-    --daemon-mode shared --daemon-backend fscache --log-level debug --log-to-stdout >&2 &
+    --daemon-mode shared --daemon-backend fscache --log-level debug --log-to-stdout $snapshotter_options >>"$STATE/snapshotter.log" 2>&1 &
   snapshotter_pid=$!
   cleanup_pids="$cleanup_pids $snapshotter_pid"
   wait_for 180 'the snapshotter serving' test -S "$SNAPSHOTTER_ADDRESS"
@@ -120,6 +123,18 @@ nydusd_pids() {
     pid=${comm%/comm}
     echo "${pid#/proc/}"
   done
+}
+
+# kill_daemon: with -9, and waits for its successor.
+kill_daemon() {
+  killed=$(nydusd_pids)
+  [ -n "$killed" ] || die 'there is no nydusd to kill'
+  for pid in $killed; do kill -9 "$pid"; done
+  wait_for 60 'a new daemon' another_daemon
+}
+another_daemon() {
+  now=$(nydusd_pids)
+  [ -n "$now" ] && [ "$now" != "$killed" ]
 }
 
 # trace_start: from now on the kernel writes down what it asks on /dev/cachefiles and what is answered.
@@ -146,6 +161,12 @@ show_reads() {
   [ "$answered" -gt 0 ] || die 'no READ was answered on /dev/cachefiles'
 }
 
+# show_fuse: prints the proof that FUSE serves.
+show_fuse() {
+  grep "^[^ ]* $STATE/nydus/mnt fuse" /proc/mounts >"$STATE/fuse" || die 'no FUSE mount in /proc/mounts'
+  while read -r line; do note "$line"; done <"$STATE/fuse"
+}
+
 drop_caches() {
   sync
   echo 3 >/proc/sys/vm/drop_caches
@@ -155,6 +176,10 @@ cleanup_pids=''
 case_cleanup() {
   for pid in $cleanup_pids; do kill "$pid" 2>/dev/null || true; done
   for pid in $cleanup_pids; do wait "$pid" 2>/dev/null || true; done
+  # Into the log of the case: these outlive the guest.
+  for log in ${STATE:+"$STATE/snapshotter.log" "$STATE/nydus/logs/nydusd.log"}; do
+    [ ! -e "$log" ] || { echo "--- $log" && tail -n 300 "$log"; } >&2
+  done
 }
 
 prepare() { :; }

@@ -35,6 +35,13 @@ unmount_rest() {
   done
 }
 
+# Newest first: what needs a module comes before it. A kernel that has everything built in lists nothing.
+unload_rest() {
+  cut -d' ' -f1 /proc/modules 2>/dev/null | grep -vxF -f "$modules" | while read -r module; do rmmod "$module"; done
+}
+
+modules=/run/modules-at-start
+cut -d' ' -f1 /proc/modules >"$modules" 2>/dev/null
 baseline=/run/mounts-at-start
 cut -d' ' -f2 /proc/self/mounts >"$baseline"
 : >"$share/results"
@@ -70,6 +77,7 @@ for name; do
   {
     kill_rest
     unmount_rest
+    unload_rest
     rm -rf "/state/$name"
   } >>"$share/$name.case.log" 2>&1
 done

@@ -4,7 +4,7 @@
 # timeout: 120
 . "$(dirname "$0")/../lib.sh"
 
-# FUSE is a module that nothing has needed yet; cachefiles is one that lacks the on-demand mode.
+# A fresh guest, or a clean one: FUSE is a module that nothing has needed yet; cachefiles is one that lacks the on-demand mode.
 check_kernel() {
   status=0
   sh "$REPO/scripts/kernel-check.sh" --cache-dir "$STATE/cache" >"$STATE/$1" || status=$?
