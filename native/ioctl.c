@@ -40,7 +40,7 @@
 #include <unistd.h>
 
 #define EXPORT __attribute__((visibility("default")))
-#define ABI 4
+#define ABI 5
 
 static int64_t result_of(long value) { return value < 0 ? -errno : value; }
 
@@ -631,6 +631,17 @@ EXPORT int32_t nydus_resident_pages(int32_t fd, uint64_t length, uint8_t *pages)
 	result = (int)result_of(mincore(map, length, pages));
 	munmap(map, length);
 	return result;
+}
+
+/* Puts a part of a file in the place of the whole pages of memory. Where the first of them begins, from 0 on. */
+EXPORT int32_t nydus_map_over(void *memory, uint64_t length, int32_t fd, int64_t offset)
+{
+	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)memory;
+	uintptr_t aligned = (begin + page - 1) / page * page;
+
+	if (mmap((void *)aligned, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, offset) == MAP_FAILED)
+		return -errno;
+	return (int32_t)(aligned - begin);
 }
 
 EXPORT int32_t nydus_flock(int32_t fd, int32_t operation)

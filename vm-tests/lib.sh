@@ -130,7 +130,7 @@ kill_daemon() {
   killed=$(nydusd_pids)
   [ -n "$killed" ] || die 'there is no nydusd to kill'
   for pid in $killed; do kill -9 "$pid"; done
-  wait_for 60 'a new daemon' another_daemon
+  wait_for 180 'a new daemon' another_daemon
 }
 another_daemon() {
   now=$(nydusd_pids)

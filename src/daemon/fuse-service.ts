@@ -78,7 +78,8 @@ export class FuseService {
       closeSync(sessionFd)
       throw fault('DAEMON_STATE', 'the daemon has a FUSE mount of its own: it cannot take over another')
     }
-    this.#stateDirectory?.reset()
+    // That one has answered all that it took: a journal that lies here is of another mount.
+    this.#stateDirectory?.remove()
     await this.#restore(state, sessionFd)
   }
 
@@ -219,6 +220,7 @@ export class FuseService {
       failover,
       logger,
       ...(workers === undefined ? {} : { workers }),
+      ...(this.#stateDirectory && { journalPath: this.#stateDirectory.journalPath }),
       ...options,
     })
     this.#server = server

@@ -12,6 +12,7 @@ import { replaceFile } from '../common/replace-file.js'
 import type { FuseState } from '../fuse/server.js'
 
 const VERSION = 1
+const JOURNAL = 'requests'
 
 /** A mount as it was asked for. */
 export interface MountRecord {
@@ -56,10 +57,16 @@ export class StateDirectory {
     return { server, mounts: records }
   }
 
-  /** Forgets what another process left. */
-  reset(): void {
-    this.remove()
+  /** Where requests are written down, in the directory, which is made. */
+  get journalPath(): string {
     mkdirSync(this.#path, { recursive: true, mode: 0o700 })
+    return join(this.#path, JOURNAL)
+  }
+
+  /** Forgets the mounts that another process left; the journal is the server's. */
+  reset(): void {
+    mkdirSync(this.#path, { recursive: true, mode: 0o700 })
+    for (const name of readdirSync(this.#path)) if (name !== JOURNAL) rmSync(join(this.#path, name))
   }
 
   putServer(server: FuseState): void {

@@ -10,11 +10,13 @@ import { openInodeReader } from '../erofs/open-inode-reader.js'
 import { countOperation, countRead, createCounters, lineOf, sumCounters } from './counters.js'
 import { FileAccounts } from './file-accounts.js'
 import { type Session, sessionFromNumbers, sessionToNumbers } from './init.js'
-import type { FromWorker, Miss } from './messages.js'
+import type { FromWorker, HandedMiss } from './messages.js'
 import { Misses } from './misses.js'
 import { pokeConnection, setReadAhead } from './mountpoint.js'
 import { Namespace, type StaleName } from './namespace.js'
 import { Notifier } from './notifier.js'
+import { type OpenJournal, openJournal } from './open-journal.js'
+import { freeSlot } from './request-journal.js'
 import {
   OPERATIONS,
   type FailoverPolicy,
@@ -75,6 +77,8 @@ class ImageServer implements FuseServer {
   readonly #createdSec: number
   /** How to get what a predecessor left; undefined without one. */
   readonly #failover: FailoverPolicy | undefined
+  /** What this server works on, for a successor; undefined where the kernel remembers. */
+  readonly #journal: OpenJournal | undefined
   readonly #namespace: Namespace
   readonly #notifier: Notifier
   readonly #workers: Workers
@@ -90,6 +94,7 @@ class ImageServer implements FuseServer {
   constructor(options: FuseServerOptions, open: OpenSession) {
     const { predecessor, logger } = options
     const count = options.workers ?? Math.min(MAX_WORKERS, os.availableParallelism())
+    this.#journal = openJournalFor(options, open.session, count)
     this.mountpoint = open.mountpoint
     this.#logger = logger
     this.#fd = open.fd
@@ -106,6 +111,7 @@ class ImageServer implements FuseServer {
       sessionFd: open.fd,
       session: sessionToNumbers(open.session),
       createdSec: this.#createdSec,
+      journal: this.#journal,
       hear: message => this.#hear(message),
     })
     this.#misses = new Misses({
@@ -228,7 +234,8 @@ class ImageServer implements FuseServer {
   }
   #closed = false
 
-  #answered(miss: Miss, errno: number): void {
+  #answered(miss: HandedMiss, errno: number): void {
+    if (this.#journal && miss.slot !== undefined) freeSlot(this.#journal.fd, miss.slot)
     const shown = this.#shown.get(miss.sequence)
     if (!shown) return
     const line = lineOf(shown.counters, this.#lines - 1)
@@ -255,6 +262,10 @@ class ImageServer implements FuseServer {
   /** Before there are workers: what they would have read is not to come twice. */
   async #askAgain(policy: FailoverPolicy): Promise<void> {
     if (policy === 'none') return
+    if (this.#journal) {
+      this.#logger.info({ requests: this.#journal.left }, 'what the last daemon left is worked on again')
+      return
+    }
     const done =
       policy === 'flush'
         ? pokeConnection(this.#connection, 'flush')
@@ -281,4 +292,16 @@ class ImageServer implements FuseServer {
 
 function openReader({ bootstrapFd }: { bootstrapFd: number }): InodeReader {
   return openInodeReader(new FileSource(bootstrapFd))
+}
+
+/** For a kernel that does not send requests again, or where it is asked for. */
+function openJournalFor(
+  options: FuseServerOptions,
+  session: Session,
+  threads: number,
+): OpenJournal | undefined {
+  const { failover = 'resend', journalPath, predecessor } = options
+  const wanted = failover === 'journal' || (failover !== 'none' && !session.flags.has('HAS_RESEND'))
+  if (!wanted || journalPath === undefined) return undefined
+  return openJournal(journalPath, threads, predecessor !== undefined)
 }

@@ -1,5 +1,6 @@
 /** What the main thread and the workers of a FUSE server tell each other, and the memory that they share. */
 import type { ReadyBlocks } from '../cache/cached-blob.js'
+import type { JournalRegion } from './request-journal.js'
 import type { MadeDirectory, PlacedImage } from './virtual-tree.js'
 
 /** A shown image as a worker knows it. Descriptors are shared: threads of one process have one table. */
@@ -27,6 +28,8 @@ export interface WorkerInput {
   readonly control: Int32Array<SharedArrayBuffer>
   readonly inflight: Float64Array<SharedArrayBuffer>
   readonly accessLog: SharedArrayBuffer
+  /** What requests are read into; undefined where the kernel remembers them. */
+  readonly journal: JournalRegion | undefined
   /** What is there at the start. */
   readonly changes: readonly TreeChange[]
 }
@@ -71,6 +74,12 @@ export interface Miss {
   readonly sinceMs: number
 }
 
+/** A miss as the main thread gets it. */
+export interface HandedMiss extends Miss {
+  /** Where it is in the journal's file. */
+  readonly slot: number | undefined
+}
+
 export interface MissPiece {
   /** Place in the answer. */
   readonly at: number
@@ -80,7 +89,7 @@ export interface MissPiece {
 }
 
 export type FromWorker =
-  | { readonly type: 'miss'; readonly miss: Miss }
+  | { readonly type: 'miss'; readonly miss: HandedMiss }
   | { readonly type: 'interrupt'; readonly uniqueLow: number; readonly uniqueHigh: number }
   /** A request failed for what the image or its cache file holds. */
   | {

@@ -3,7 +3,7 @@ import { readSync, writeSync } from 'node:fs'
 import type { CachedBlob } from '../cache/cached-blob.js'
 import { asFault, fault, hasErrno, isFault } from '../common/fault.js'
 import type { Logger } from '../common/log.js'
-import type { Miss } from './messages.js'
+import type { HandedMiss, Miss } from './messages.js'
 import { ERRNO, OPCODE, REPLY_HEADER } from './protocol.js'
 import { Reply } from './reply.js'
 import type { InflightRequest } from './server.js'
@@ -17,11 +17,11 @@ export interface MissOptions {
   /** The blobs of an image; undefined when it is not shown any more. */
   readonly blobsOf: (sequence: number) => readonly CachedBlob[] | undefined
   /** Told of each answer. */
-  readonly answered: (miss: Miss, errno: number) => void
+  readonly answered: (miss: HandedMiss, errno: number) => void
 }
 
 interface Pending {
-  readonly miss: Miss
+  readonly miss: HandedMiss
   readonly stop: AbortController
   errno: number
   done: Promise<void>
@@ -39,7 +39,7 @@ export class Misses {
     this.#options = options
   }
 
-  add(miss: Miss): void {
+  add(miss: HandedMiss): void {
     const key = keyOf(miss.uniqueLow, miss.uniqueHigh)
     const stop = new AbortController()
     // Each chunk of a large read listens.

@@ -17,7 +17,6 @@ import {
   OPCODE,
   OPEN_REPLY,
   REPLY_HEADER,
-  REQUEST_BYTES,
   REQUEST_HEADER,
 } from './protocol.js'
 import { readDirectory } from './read-directory.js'
@@ -40,6 +39,8 @@ export interface ResponderParts {
   readonly readers: ReaderPool
   readonly session: Session
   readonly reply: Reply
+  /** What requests are read into. */
+  readonly request: Buffer
   readonly hooks: ResponderHooks
   /** Times of made-up directories. */
   readonly createdSec: number
@@ -95,12 +96,16 @@ export class Responder {
 
   constructor(parts: ResponderParts) {
     this.#parts = parts
-    const memory = new ArrayBuffer(REQUEST_BYTES)
-    this.request = Buffer.from(memory)
-    this.#words = new Uint32Array(memory)
+    const { request } = parts
+    this.request = request
+    this.#words = new Uint32Array(request.buffer, request.byteOffset, request.length / 4)
     this.#madeAttributes = madeAttributes(parts.createdSec)
   }
 
+  /** The request that is worked on. */
+  get message(): Uint8Array {
+    return this.request.subarray(0, this.#length)
+  }
   get opcode(): number {
     return this.#word(1)
   }

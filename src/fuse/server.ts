@@ -99,7 +99,7 @@ export interface FuseState {
 }
 
 /** How a successor gets at requests that its predecessor has read and not answered. */
-export type FailoverPolicy = 'none' | 'resend' | 'flush'
+export type FailoverPolicy = 'none' | 'resend' | 'flush' | 'journal'
 
 export interface FuseServerOptions {
   /** An existing directory. */
@@ -109,8 +109,10 @@ export interface FuseServerOptions {
   readonly workers?: number
   /** How far the kernel reads ahead: the size of one READ of a sequential reader, up to 1024. */
   readonly readAheadKb?: number
-  /** Default `resend`. */
+  /** Default `resend`; where the kernel cannot do it, as before Linux 6.9, it is `journal`. */
   readonly failover?: FailoverPolicy
+  /** For `journal`: a file on /run. Without it, callers wait for ever when the daemon is killed on such a kernel. */
+  readonly journalPath?: string
   /** The mount of a predecessor is taken over, without mounting; the descriptor is the server's from then on. */
   readonly predecessor?: { readonly state: FuseState; readonly sessionFd: number }
 }

@@ -16,14 +16,19 @@ import {
   type WorkerImage,
   type WorkerInput,
 } from './messages.js'
+import { REQUEST_BYTES } from './protocol.js'
 import { ReaderPool } from './reader-pool.js'
 import { Reply } from './reply.js'
+import { RequestJournal } from './request-journal.js'
 import { Responder } from './responder.js'
 import { VirtualTree } from './virtual-tree.js'
 
 const input = workerData as WorkerInput
 const { control, inflight, sessionFd, number } = input
 const line = number * INFLIGHT.length
+const journal = input.journal && new RequestJournal(input.journal)
+/** Of the request that is worked on, if it has one; see the journal. */
+let slot: number | undefined
 const accesses = new AccessLog(input.accessLog)
 const tree = new VirtualTree<WorkerImage>()
 const reply = new Reply()
@@ -32,12 +37,15 @@ const responder = new Responder({
   readers: new ReaderPool(),
   session: sessionFromNumbers(input.session),
   reply,
+  request: journal?.buffer ?? Buffer.from(new ArrayBuffer(REQUEST_BYTES)),
   createdSec: input.createdSec,
   worker: number,
   hooks: {
     miss: miss => {
       Atomics.add(control, CONTROL.misses, 1)
-      post({ type: 'miss', miss })
+      slot ??= journal?.keep(responder.message)
+      post({ type: 'miss', miss: { ...miss, slot } })
+      slot = undefined
     },
     interrupt: (uniqueLow, uniqueHigh) => post({ type: 'interrupt', uniqueLow, uniqueHigh }),
     failed: (sequence, ino, failure) => post({ type: 'failed', sequence, ino, failure }),
@@ -47,11 +55,24 @@ const responder = new Responder({
   },
 })
 for (const change of input.changes) apply(change)
-
+// What a predecessor has left, before any other.
+for (const { request, place } of journal?.kept() ?? []) {
+  responder.request.set(request)
+  slot = place
+  serve(request.length)
+  // Undefined when it was handed on.
+  if (slot !== undefined) journal?.free(slot)
+  slot = undefined
+}
 while (Atomics.load(control, CONTROL.stopping) === 0) {
   const length = take()
   if (length === undefined) break
   if (length === 0) continue
+  serve(length)
+}
+
+/** Works on the request that the responder holds. */
+function serve(length: number): void {
   // Before the generation is looked at: who hides an image waits for the busy ones that have not seen it.
   Atomics.store(control, CONTROL.busy(number), 1)
   const generation = Atomics.load(control, CONTROL.generation)

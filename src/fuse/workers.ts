@@ -3,10 +3,12 @@ import { Worker } from 'node:worker_threads'
 import type { Logger } from '../common/log.js'
 import { type Access, ACCESS_LOG_BYTES, AccessLog } from './access-log.js'
 import { CONTROL, type FromWorker, INFLIGHT, type TreeChange, type WorkerInput } from './messages.js'
+import type { OpenJournal } from './open-journal.js'
 import type { InflightRequest } from './server.js'
 
 export interface WorkersOptions extends Pick<WorkerInput, 'sessionFd' | 'session' | 'createdSec'> {
   readonly count: number
+  readonly journal: OpenJournal | undefined
   readonly logger: Logger
   readonly hear: (message: FromWorker) => void
 }
@@ -32,8 +34,9 @@ export class Workers {
   }
 
   start(changes: readonly TreeChange[]): void {
-    const { sessionFd, session, createdSec, hear, logger } = this.#options
+    const { sessionFd, session, createdSec, journal, hear, logger } = this.#options
     for (const [number, accessLog] of this.#accessMemory.entries()) {
+      const region = journal?.regions[number]
       const input: WorkerInput = {
         number,
         sessionFd,
@@ -42,10 +45,12 @@ export class Workers {
         control: this.#control,
         inflight: this.#inflight,
         accessLog,
+        journal: region,
         changes,
       }
       const worker = new Worker(new URL('./worker.js', import.meta.url), {
         workerData: input,
+        transferList: region ? [region.memory] : [],
         trackUnmanagedFds: false,
       })
       worker.on('message', (message: FromWorker) => {

@@ -6,7 +6,7 @@ import { syscallFault } from './errno.js'
 import { type Arguments, type CType, openForeignLibrary } from './foreign.js'
 
 /** Must equal `ABI` of native/ioctl.c: raised together whenever a signature below changes. */
-const ABI = 4
+const ABI = 5
 
 /** The functions of native/ioctl.c: result and arguments. A `pointer` is a Buffer, alive during the call. */
 const SIGNATURES = {
@@ -37,6 +37,7 @@ const SIGNATURES = {
   nydus_seek: ['int64', ['int32', 'int64', 'int32']],
   nydus_drop_cache: ['int32', ['int32', 'int64', 'int64']],
   nydus_resident_pages: ['int32', ['int32', 'uint64', 'pointer']],
+  nydus_map_over: ['int32', ['pointer', 'uint64', 'int32', 'int64']],
   nydus_flock: ['int32', ['int32', 'int32']],
   nydus_exchange: ['int32', ['pointer', 'pointer']],
   nydus_list_xattrs: ['int64', ['pointer', 'pointer', 'uint64']],
