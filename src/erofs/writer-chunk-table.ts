@@ -1,4 +1,5 @@
 import { isCompressed } from './blob-writer.js'
+import { ChunkSet } from './chunk-set.js'
 import { CHUNK_FLAGS, CHUNK_OFF, CHUNK_RECORD_SIZE, DIGEST_SIZE } from './format.js'
 import type { ImageBlob, ImageChunk } from './image-tree.js'
 import { writeU64 } from './write-u64.js'
@@ -32,7 +33,7 @@ export class ChunkTable {
 
   /** In order of first use; `fileOffset` is where in its first user the chunk stands. */
   #visit(visit: (chunk: ImageChunk, fileOffset: number) => void): void {
-    const seen = new SeenChunks()
+    const seen = new ChunkSet()
     for (const index of this.#layout.order) {
       const inode = this.#layout.inodes[index]
       if (inode?.type !== 'regular') continue
@@ -42,27 +43,6 @@ export class ChunkTable {
         fileOffset += chunk.uncompressedSize
       }
     }
-  }
-}
-
-/** Which chunks have been met: a bit for each, since an image may have millions. */
-class SeenChunks {
-  readonly #byBlob = new Map<ImageBlob, Uint8Array>()
-
-  /** False for a chunk that is known. */
-  add({ blob, index }: ImageChunk): boolean {
-    const at = index >>> 3
-    let bits = this.#byBlob.get(blob)
-    if (bits === undefined || at >= bits.length) {
-      const larger = new Uint8Array(Math.max((blob.chunkCount + 7) >>> 3, 2 * at + 1))
-      larger.set(bits ?? [])
-      this.#byBlob.set(blob, larger)
-      bits = larger
-    }
-    const bit = 1 << (index & 7)
-    const byte = bits[at] ?? 0
-    bits[at] = byte | bit
-    return (byte & bit) === 0
   }
 }
 

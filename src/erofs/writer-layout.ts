@@ -6,7 +6,8 @@ import {
   INODE_SLOT_SIZE,
   alignUp,
 } from './format.js'
-import type { DirectoryInode, ImageBlob, ImageInode } from './image-tree.js'
+import { ChunkSet } from './chunk-set.js'
+import type { DirectoryInode, ImageBlob, ImageInode, RegularInode } from './image-tree.js'
 import { MetadataSpace } from './writer-space.js'
 import { xattrAreaSize } from './writer-xattr.js'
 
@@ -141,9 +142,12 @@ class NumberedNames {
   readonly parents: Uint32Array
   readonly firstChildren: Uint32Array
   readonly blobs = new Set<ImageBlob>()
+  readonly #repeated: ChunkSet
 
   constructor(root: DirectoryInode) {
-    this.count = sortNames(root)
+    const { count, repeated } = sortNames(root)
+    this.count = count
+    this.#repeated = repeated
     this.inodes = new Array<ImageInode>(this.count)
     this.firsts = new Uint32Array(this.count)
     this.links = new Uint32Array(this.count)
@@ -153,12 +157,14 @@ class NumberedNames {
   }
 
   #number(root: DirectoryInode): void {
+    // Few files have several names, and a map of all would be the biggest part of the layout.
     const files = new Map<ImageInode, number>()
     let next = 0
     const add = (inode: ImageInode, parent: number): void => {
       const name = next++
       this.inodes[name] = inode
-      const first = inode.type === 'regular' ? files.get(inode) : undefined
+      const mayBeShared = inode.type === 'regular' && this.#mayBeShared(inode)
+      const first = mayBeShared ? files.get(inode) : undefined
       this.firsts[name] = first ?? name
       if (first !== undefined) {
         this.#link(first)
@@ -169,7 +175,7 @@ class NumberedNames {
         this.parents[name] = parent
         if (name !== 0) this.#link(parent)
       } else if (inode.type === 'regular') {
-        files.set(inode, name)
+        if (mayBeShared) files.set(inode, name)
         for (const { blob } of inode.chunks) this.blobs.add(blob)
       }
     }
@@ -187,21 +193,33 @@ class NumberedNames {
     visit(root, 0)
   }
 
+  /** Names of one file have its first chunk in common. */
+  #mayBeShared({ chunks }: RegularInode): boolean {
+    return chunks[0] === undefined || this.#repeated.has(chunks[0])
+  }
+
   #link(inode: number): void {
     this.links[inode] = (this.links[inode] ?? 0) + 1
   }
 }
 
-/** Brings the children of each directory into the order of their names, and counts all names. */
-function sortNames(root: DirectoryInode): number {
+/** Brings the children of each directory into the order of their names; counts all names. */
+function sortNames(root: DirectoryInode): { count: number; repeated: ChunkSet } {
   let count = 1
+  const firstChunks = new ChunkSet()
+  /** Those that several names begin with. */
+  const repeated = new ChunkSet()
   const open = [root]
   for (let directory = open.pop(); directory !== undefined; directory = open.pop()) {
     sortChildren(directory)
     count += directory.children.size
-    for (const child of directory.children.values()) if (child.type === 'directory') open.push(child)
+    for (const child of directory.children.values()) {
+      if (child.type === 'directory') open.push(child)
+      const first = child.type === 'regular' ? child.chunks[0] : undefined
+      if (first !== undefined && !firstChunks.add(first)) repeated.add(first)
+    }
   }
-  return count
+  return { count, repeated }
 }
 
 /** Children of images that were read are in order already. */

@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto'
 import { type Compressor, UnitCipher, compress } from '../../common/codec.js'
+import { limitBufferGarbage } from '../../common/garbage.js'
 import {
   type TocSection,
   encodeCacheMeta,
@@ -81,6 +82,7 @@ export class BlobSections {
 
   /** Readers of a blob without a table of contents take it as it is. */
   async appendBootstrap(bytes: Uint8Array): Promise<void> {
+    limitBufferGarbage()
     const stored = this.#options.toc ? smaller('zstd', bytes) : { compressor: 'none' as const, bytes }
     await this.#appendSection(SECTIONS.bootstrap, bytes, stored)
     await this.#appendHeader(SECTIONS.bootstrap, stored.bytes.length)

@@ -5,6 +5,7 @@ import { createGzip, gunzip } from 'node:zlib'
 import tar from 'tar-stream'
 import { sha256 } from '../../common/digest.js'
 import { fault } from '../../common/fault.js'
+import { limitBufferGarbage } from '../../common/garbage.js'
 
 export interface BootstrapLayer {
   /** tar+gzip. */
@@ -35,6 +36,7 @@ export function metaFileName(digestHex: string): string {
  * @param files - by their path in the archive, below `image/`
  */
 export async function packBootstrapLayer(files: ReadonlyMap<string, Buffer>): Promise<BootstrapLayer> {
+  limitBufferGarbage()
   const archive = tar.pack()
   archive.entry({ name: DIRECTORY, type: 'directory', mode: 0o755, mtime: EPOCH })
   for (const [name, bytes] of files) archive.entry({ name, mode: 0o444, mtime: EPOCH }, bytes)

@@ -133,6 +133,37 @@ t.test('what is written is what a reader finds', async t => {
   t.equal(Buffer.from(digest ?? []).toString('hex'), file.chunks[1]!.digest)
 })
 
+t.test('names of one file are told from files of one content', async t => {
+  const blob = newBlob('a')
+  const [chunk, other] = [newChunk(blob), newChunk(blob)]
+  const [shared, empty] = [regular([chunk, other]), regular([])]
+  const { entries } = open(
+    directory({
+      a: shared,
+      alike: regular([chunk, other]),
+      begun: regular([chunk]),
+      d: directory({ again: shared, empty }),
+      empty,
+      nothing: regular([]),
+    }),
+  )
+  const nids = new Set<number>()
+  for (const [path, nlink] of [
+    ['a', 2],
+    ['alike', 1],
+    ['begun', 1],
+    ['empty', 2],
+    ['nothing', 1],
+  ] as const) {
+    const inode = entries.get(path)?.inode
+    t.equal(inode?.nlink, nlink, path)
+    nids.add(inode?.nid ?? 0)
+  }
+  t.equal(nids.size, 5)
+  t.equal(entries.get('d/again')?.inode.nid, entries.get('a')?.inode.nid)
+  t.equal(entries.get('d/empty')?.inode.nid, entries.get('empty')?.inode.nid)
+})
+
 t.test('equal trees give equal bytes, whatever order they were filled in', async t => {
   const make = (reverse: boolean): Buffer => {
     const blob = newBlob('b')
