@@ -1,7 +1,7 @@
 /** How the reads of a backend went, in upstream's classes (nydusd.md 3.6). */
 import { isFault } from '../common/fault.js'
 import { SIZE_CLASSES, sizeClass } from '../common/size-class.js'
-import type { Backend, BlobReader, ReadOptions } from './reader.js'
+import type { BlobReader, ReadOptions } from './reader.js'
 
 /** Upper bounds of the latency classes, in milliseconds, inclusive. */
 const LATENCY_LIMITS_MS = [1, 20, 50, 100, 500, 1000, 2000, Infinity]
@@ -32,16 +32,8 @@ export class ReadStatistics {
   }
 }
 
-/** A backend whose reads are counted. One that was cancelled is none. */
-export function countReads(backend: Backend, statistics: ReadStatistics): Backend {
-  return {
-    type: backend.type,
-    open: blobId => countedReader(backend.open(blobId), statistics),
-    close: () => backend.close(),
-  }
-}
-
-function countedReader(reader: BlobReader, statistics: ReadStatistics): BlobReader {
+/** A reader whose reads are counted. One that was cancelled is none. */
+export function countReads(reader: BlobReader, statistics: ReadStatistics): BlobReader {
   return {
     blobId: reader.blobId,
     size: options => reader.size(options),

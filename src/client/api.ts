@@ -192,6 +192,7 @@ export interface BackendMetrics {
 
 /** GET /api/v1/metrics/blobcache */
 export interface BlobcacheMetrics {
+  id: string
   underlying_files: string[]
   store_path: string
   partial_hits: number

@@ -7,21 +7,13 @@
 import { closeSync } from 'node:fs'
 import type { Server } from 'node:http'
 import type {
-  AccessPattern,
-  BackendMetrics,
   BlobCacheEntry,
-  BlobcacheMetrics,
   DaemonEvents,
   DaemonInfo,
   DescriptorInfo,
-  FileMetrics,
-  InflightInfo,
-  InodeRange,
   InstanceInfo,
-  KernelMetrics,
   MountCommand,
   MountInfo,
-  SuperblockInfo,
 } from '../client/api.js'
 import { fault, isFault } from '../common/fault.js'
 import { LOG_LEVELS, type Logger, pinoLevel } from '../common/log.js'
@@ -33,11 +25,11 @@ import { redactConfig } from './config-echo.js'
 import { FUSE_SESSION, FuseService, type FuseServiceOptions } from './fuse-service.js'
 import { encodeServiceState, parseServiceState } from './fuse-state.js'
 import { KernelService, type KernelServiceOptions, type ServiceContext } from './kernel-service.js'
-import { blobcacheMetrics } from './metrics.js'
 import type { Actions } from './routes.js'
 import { EventRing } from './event-ring.js'
-import { RuntimeSettings } from './runtime-settings.js'
+import { checkSettings, RuntimeSettings, settingsOf } from './runtime-settings.js'
 import { isStaleSocket, serveApi } from './server.js'
+import { Statistics } from './statistics.js'
 import { StateMachine } from './state.js'
 
 export interface DaemonOptions {
@@ -73,6 +65,7 @@ const VERSION = readVersion()
 const HAND_OVER_TIMEOUT_MS = 30_000
 
 export class Daemon implements Actions {
+  readonly statistics: Statistics
   readonly #options: DaemonOptions
   readonly #logger: Logger
   readonly #state = new StateMachine()
@@ -95,6 +88,7 @@ export class Daemon implements Actions {
     this.#kernel = services.kernel
     this.#fuse = services.fuse
     this.#passedOver = services.passedOver
+    this.statistics = new Statistics(services.kernel, services.fuse)
     this.#ended = new Promise(resolve => (this.#end = resolve))
     // A daemon of nothing but this mount has nothing left to do.
     if (this.#fuse && !this.#kernel) void this.#fuse.ended.then(() => this.stop({ unmount: true }))
@@ -288,67 +282,21 @@ export class Daemon implements Actions {
   }
 
   settings(id: string | undefined): Record<string, string> {
+    for (const [path, { config }] of this.#fuse?.mounts ?? []) this.#settings.seed(path, settingsOf(config))
     return this.#settings.list(id)
   }
 
   putSettings(id: string | undefined, settings: Record<string, string>): void {
-    this.#settings.put(id, settings)
-    const auth = settings['registry_auth']
-    if (auth !== undefined && this.#fuse) this.#fuse.setRegistryAuth(id ?? '/', auth)
-  }
-
-  superblock(_mountpoint: string): SuperblockInfo {
-    throw noFileSystem()
-  }
-
-  fileMetrics(_id: string | undefined): Promise<Record<string, FileMetrics>> {
-    throw noFileSystem()
-  }
-
-  latestReads(_id: string | undefined): Promise<readonly InodeRange[]> {
-    throw noFileSystem()
-  }
-
-  accessPatterns(_id: string | undefined): Promise<AccessPattern[]> {
-    throw noFileSystem()
-  }
-
-  backendMetrics(_id: string | undefined): BackendMetrics {
-    throw noFileSystem()
-  }
-
-  inflight(): InflightInfo[] {
-    return []
+    const checked = checkSettings(settings)
+    const path = id ?? '/'
+    const { image } = this.#needFuse().find(path)
+    const auth = checked.registry_auth
+    if (auth !== undefined && image.backend.setAuth) this.#fuse?.setRegistryAuth(path, auth)
+    this.#settings.put(path, checked)
   }
 
   cullBlob(_blobId: string): Promise<void> {
     throw noFileSystem()
-  }
-
-  /** Upstream serves file-system statistics here; a kernel path has none: the driver's events take their place. */
-  fsMetrics(_id: string | undefined): KernelMetrics {
-    const { driver, cache, instances } = this.#needKernel()
-    const { eventsAnswered, eventsDenied, eventsPending } = driver.stats()
-    return {
-      driver: driver.name,
-      instances: instances.size,
-      events_answered: eventsAnswered,
-      events_denied: eventsDenied,
-      events_pending: eventsPending,
-      cache: { ...cache.counters, held_bytes: cache.heldBytes },
-    }
-  }
-
-  /** @param id of a bound image, or the path of a mount */
-  blobcacheMetrics(id: string | undefined): BlobcacheMetrics {
-    if (id?.startsWith('/')) {
-      const { cache, blobs } = this.#needFuse().find(id)
-      return blobcacheMetrics(cache.directory, blobs, cache.counters)
-    }
-    const { cache, instances } = this.#needKernel()
-    const blobs = instances.blobs(id)
-    if (id !== undefined && blobs.length === 0) throw fault('INSTANCE_UNKNOWN', `no image is bound as ${id}`)
-    return blobcacheMetrics(cache.directory, blobs, cache.counters)
   }
 
   get #driverName(): string {

@@ -288,10 +288,8 @@ export class FuseService {
   }
 }
 
-function served(mounted: MountedImage): ServedImage {
-  const { record, bootstrapFd, blobs, config } = mounted
-  const { iostats_files: files, access_pattern: pattern, latest_read_files: latest } = config.rafs
-  return { path: record.path, bootstrapFd, blobs, accounting: { files, pattern, latest } }
+function served({ record, bootstrapFd, blobs, accounting }: MountedImage): ServedImage {
+  return { path: record.path, bootstrapFd, blobs, accounting }
 }
 
 /** @throws CONFIG_INVALID */

@@ -4,6 +4,7 @@
  */
 import { closeSync, copyFileSync, existsSync, renameSync } from 'node:fs'
 import { dirname, join } from 'node:path'
+import { countReads, ReadStatistics } from '../backend/read-statistics.js'
 import type { Backend, BlobReader } from '../backend/reader.js'
 import type { CachedBlob } from '../cache/cached-blob.js'
 import type { ChunkCache } from '../cache/chunk-cache.js'
@@ -20,6 +21,8 @@ export interface ImageOptions {
   readonly cache: ChunkCache
   readonly validate: boolean
   readonly logger: Logger
+  /** Where reads of the backend are counted; nobody asks for a number without it. */
+  readonly statistics?: ReadStatistics
   /** Fill descriptors of a predecessor, by name; those that are used are taken out. */
   readonly kept?: Map<string, number>
 }
@@ -86,9 +89,9 @@ export class Image {
 }
 
 async function openBlob(described: DescribedBlob, options: ImageOptions): Promise<OpenBlob> {
-  const { backend, bootstrapPath, cache, kept, logger, validate } = options
+  const { backend, bootstrapPath, cache, kept, logger, statistics = new ReadStatistics(), validate } = options
   const { blobId, sizeBytes, chunkCount } = described
-  const reader = backend.open(blobId)
+  const reader = countReads(backend.open(blobId), statistics)
   adoptShippedMeta(bootstrapPath, cache.directory, blobId)
   const name = `fill:${blobId}`
   const fillFd = kept?.get(name)

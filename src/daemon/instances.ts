@@ -1,4 +1,5 @@
 import { createBackend } from '../backend/create.js'
+import { ReadStatistics } from '../backend/read-statistics.js'
 import type { CachedBlob } from '../cache/cached-blob.js'
 import type { ChunkCache } from '../cache/chunk-cache.js'
 import type { Driver, Instance, MountPlan } from '../cache/driver.js'
@@ -27,6 +28,8 @@ interface Bound {
 
 /** The images of the daemon: each a bootstrap, a backend, and blobs of the cache, known to the driver. */
 export class Instances {
+  /** Reads of the backends of all of them. */
+  readonly reads = new ReadStatistics()
   readonly #options: InstancesOptions
   readonly #bound = new Map<string, Bound>()
   /** Bindings and unbindings of one key run one after the other. */
@@ -92,6 +95,11 @@ export class Instances {
     this.#options.driver.mounted(instance.key)
   }
 
+  /** Types of the backends in use, each once. */
+  backendTypes(): string[] {
+    return [...new Set([...this.#bound.values()].map(({ image }) => image.backend.type))]
+  }
+
   /** Every blob that an instance uses, once. */
   blobs(id?: string): CachedBlob[] {
     const chosen = [...this.#bound.values()].filter(({ instance }) => id === undefined || instance.id === id)
@@ -107,7 +115,15 @@ export class Instances {
     const { config } = entry
     const backend = createBackend(config.backend_type, config.backend_config, { logger })
     const bootstrapPath = config.metadata_path
-    const image = await Image.open({ bootstrapPath, backend, cache, kept, validate, logger })
+    const image = await Image.open({
+      bootstrapPath,
+      backend,
+      cache,
+      kept,
+      validate,
+      logger,
+      statistics: this.reads,
+    })
     try {
       const bootstrap = Bootstrap.open(image.source)
       const instance: Instance = {

@@ -2,11 +2,13 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createBackend } from '../backend/create.js'
+import { ReadStatistics } from '../backend/read-statistics.js'
 import type { CachedBlob } from '../cache/cached-blob.js'
 import type { ChunkCache } from '../cache/chunk-cache.js'
 import { fault } from '../common/fault.js'
 import type { Logger } from '../common/log.js'
 import { cacheDirectory, type MountConfig, parseDaemonConfig, requireMountConfig } from './config.js'
+import type { Accounting } from '../fuse/server.js'
 import type { MountRecord } from './fuse-state.js'
 import { Image } from './image.js'
 import type { ServiceContext } from './kernel-service.js'
@@ -18,6 +20,8 @@ export class MountedImage {
   readonly config: MountConfig
   readonly image: Image
   readonly cache: ChunkCache
+  /** Reads of its backend. */
+  readonly reads: ReadStatistics
   readonly #context: ServiceContext
   #prefetch: Prefetch | undefined
 
@@ -26,12 +30,14 @@ export class MountedImage {
     config: MountConfig,
     image: Image,
     cache: ChunkCache,
+    reads: ReadStatistics,
     context: ServiceContext,
   ) {
     this.#record = record
     this.config = config
     this.image = image
     this.cache = cache
+    this.reads = reads
     this.#context = context
   }
 
@@ -54,6 +60,12 @@ export class MountedImage {
   /** Undefined where nothing is prefetched. */
   get prefetchStats(): PrefetchStats | undefined {
     return this.#prefetch?.stats
+  }
+
+  /** What is counted for each inode. */
+  get accounting(): Accounting {
+    const { iostats_files: files, access_pattern: pattern, latest_read_files: latest } = this.config.rafs
+    return { files, pattern, latest }
   }
 
   /** Also for a successor. @throws UNIMPLEMENTED, CREDENTIALS_INVALID */
@@ -128,9 +140,10 @@ export async function openMountedImage(record: MountRecord, context: ServiceCont
     const cache = await caches.open(directory)
     try {
       const bootstrapPath = command.source
-      const image = await Image.open({ bootstrapPath, backend, cache, validate, logger })
+      const statistics = new ReadStatistics()
+      const image = await Image.open({ bootstrapPath, backend, cache, validate, logger, statistics })
       const kept = privateCache === undefined ? record : { ...record, privateCache }
-      return new MountedImage(kept, config, image, cache, context)
+      return new MountedImage(kept, config, image, cache, statistics, context)
     } catch (err) {
       await caches.close(cache)
       throw err

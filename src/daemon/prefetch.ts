@@ -28,6 +28,7 @@ export interface PrefetchImage {
 }
 
 export interface PrefetchStats {
+  readonly workers: number
   /** Pieces asked for that were not local. */
   readonly requests: number
   readonly bytes: number
@@ -77,6 +78,7 @@ export class Prefetch {
 
   get stats(): PrefetchStats {
     return {
+      workers: this.#plan.threads,
       requests: this.#requests,
       bytes: this.#bytes,
       failures: this.#failures,

@@ -26,9 +26,22 @@ import {
 } from './request-bodies.js'
 
 /**
- * What the daemon can be asked to do; the routes only translate. `id` chooses one of what is counted: a mountpoint, or of
- * the cache the `id` of a configuration; without it there must be exactly one. @throws INSTANCE_UNKNOWN
+ * What is counted. `id` chooses one: a mountpoint, or of the cache the `id` of a configuration or an instance as well;
+ * without it there must be exactly one. All throw INSTANCE_UNKNOWN.
  */
+export interface StatisticsActions {
+  mount(id: string | undefined): FsMetrics | KernelMetrics
+  files(id: string | undefined): Promise<Record<string, FileMetrics>>
+  /** Inodes read since the last call. */
+  latestReads(id: string | undefined): Promise<readonly InodeRange[]>
+  accessPatterns(id: string | undefined): Promise<AccessPattern[]>
+  backend(id: string | undefined): BackendMetrics
+  blobcache(id: string | undefined): BlobcacheMetrics
+  inflight(): InflightInfo[]
+  superblock(mountpoint: string): SuperblockInfo
+}
+
+/** What the daemon can be asked to do; the routes only translate. */
 export interface Actions {
   info(): DaemonInfo
   setLogLevel(level: string): void
@@ -46,16 +59,7 @@ export interface Actions {
   unmountImage(mountpoint: string): Promise<void>
   /** The text of the daemon's own configuration, for mounts that bring none. @throws CONFIG_MISSING */
   ownConfig(): string
-  superblock(mountpoint: string): SuperblockInfo
-
-  fsMetrics(id: string | undefined): FsMetrics | KernelMetrics
-  fileMetrics(id: string | undefined): Promise<Record<string, FileMetrics>>
-  /** Inodes read since the last call. */
-  latestReads(id: string | undefined): Promise<readonly InodeRange[]>
-  accessPatterns(id: string | undefined): Promise<AccessPattern[]>
-  backendMetrics(id: string | undefined): BackendMetrics
-  blobcacheMetrics(id: string | undefined): BlobcacheMetrics
-  inflight(): InflightInfo[]
+  readonly statistics: StatisticsActions
 
   /** Runtime settings of one mount, or of all with `id:` before each key. */
   settings(id: string | undefined): Record<string, string>
@@ -124,7 +128,7 @@ const ROUTES: Record<string, Record<string, Route>> = {
     GET: {
       takesBody: false,
       failure: ['FsBackendInfo', 'MountFilesystem'],
-      handle: (actions, query) => actions.superblock(requiredParameter(query, 'mountpoint')),
+      handle: (actions, query) => actions.statistics.superblock(requiredParameter(query, 'mountpoint')),
     },
   },
   '/api/v1/daemon/start': order('Upgrade', actions => actions.start()),
@@ -147,15 +151,15 @@ const ROUTES: Record<string, Record<string, Route>> = {
       handle: (actions, query) => actions.unmountImage(requiredParameter(query, 'mountpoint')),
     },
   },
-  '/api/v1/metrics': counted('GlobalMetrics', (actions, id) => actions.fsMetrics(id)),
+  '/api/v1/metrics': counted('GlobalMetrics', (actions, id) => actions.statistics.mount(id)),
   '/api/v1/metrics/files': counted('FsFilesMetrics', (actions, id, query) =>
-    flagParameter(query, 'latest') ? actions.latestReads(id) : actions.fileMetrics(id),
+    flagParameter(query, 'latest') ? actions.statistics.latestReads(id) : actions.statistics.files(id),
   ),
-  '/api/v1/metrics/pattern': counted('Pattern', (actions, id) => actions.accessPatterns(id)),
-  '/api/v1/metrics/backend': counted('BackendMetrics', (actions, id) => actions.backendMetrics(id)),
-  '/api/v1/metrics/blobcache': counted('BlobcacheMetrics', (actions, id) => actions.blobcacheMetrics(id)),
+  '/api/v1/metrics/pattern': counted('Pattern', (actions, id) => actions.statistics.accessPatterns(id)),
+  '/api/v1/metrics/backend': counted('BackendMetrics', (actions, id) => actions.statistics.backend(id)),
+  '/api/v1/metrics/blobcache': counted('BlobcacheMetrics', (actions, id) => actions.statistics.blobcache(id)),
   '/api/v1/metrics/inflight': counted('InflightMetrics', actions => {
-    const requests = actions.inflight()
+    const requests = actions.statistics.inflight()
     return requests.length === 0 ? undefined : requests
   }),
   '/api/v1/config': {

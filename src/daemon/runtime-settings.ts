@@ -1,9 +1,11 @@
+import { isTable } from '../common/config-check.js'
 import { fault } from '../common/fault.js'
+import type { MountConfig } from './config.js'
 
 /** Upstream's keys (nydusd.md 3.7). */
 const KEYS = ['registry_auth', 'proxy_url', 'dragonfly_scheduler_endpoint'] as const
 type SettingKey = (typeof KEYS)[number]
-type Settings = Partial<Record<SettingKey, string>>
+export type Settings = Partial<Record<SettingKey, string>>
 
 /**
  * Settings of backends that may change while they serve, by mountpoint. Of these `registry_auth` is looked at by
@@ -21,10 +23,6 @@ export class RuntimeSettings {
     this.#byId.delete(id)
   }
 
-  get(id: string, key: SettingKey): string | undefined {
-    return this.#byId.get(id)?.[key]
-  }
-
   /** The pairs of one mount; without `id` of all, with `id:` before each key. Values are secret. */
   list(id: string | undefined): Record<string, string> {
     if (id !== undefined) return { ...this.#byId.get(id) }
@@ -34,15 +32,32 @@ export class RuntimeSettings {
     return Object.fromEntries(all)
   }
 
-  /** @throws CONFIG_INVALID for a key that there is not; then nothing is put */
-  put(id: string | undefined, settings: Readonly<Record<string, string>>): void {
-    const unknown = Object.keys(settings).find(key => !(KEYS as readonly string[]).includes(key))
-    if (unknown !== undefined)
-      throw fault(
-        'CONFIG_INVALID',
-        `unknown setting ${JSON.stringify(unknown.slice(0, 80))}: ${KEYS.join(', ')} are known`,
-      )
-    const owner = id ?? '/'
-    this.#byId.set(owner, { ...this.#byId.get(owner), ...settings })
+  /** The keys must be known. */
+  put(id: string, settings: Settings): void {
+    this.#byId.set(id, { ...this.#byId.get(id), ...settings })
   }
+}
+
+/** @throws CONFIG_INVALID for a key that there is not */
+export function checkSettings(settings: Readonly<Record<string, string>>): Settings {
+  const unknown = Object.keys(settings).find(key => !(KEYS as readonly string[]).includes(key))
+  if (unknown === undefined) return settings
+  throw fault(
+    'CONFIG_INVALID',
+    `unknown setting ${JSON.stringify(unknown.slice(0, 80))}: ${KEYS.join(', ')} are known`,
+  )
+}
+
+/** What a configuration says about them. */
+export function settingsOf({ backend }: MountConfig): Settings {
+  const { auth, proxy } = backend[backend.type] ?? {}
+  const { url, dragonfly_scheduler_endpoint: scheduler } = isTable(proxy) ? proxy : {}
+  const pairs = [
+    ['registry_auth', auth],
+    ['proxy_url', url],
+    ['dragonfly_scheduler_endpoint', scheduler],
+  ]
+  return Object.fromEntries(
+    pairs.filter(([, value]) => typeof value === 'string' && value !== ''),
+  ) as Settings
 }

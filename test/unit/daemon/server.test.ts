@@ -7,7 +7,7 @@ import t, { type Test } from 'tap'
 import type { BackendMetrics, BlobcacheMetrics, FsMetrics, SuperblockInfo } from '../../../src/client/api.js'
 import { fault, type FaultCode } from '../../../src/common/fault.js'
 import { silentLogger } from '../../../src/common/log.js'
-import type { Actions } from '../../../src/daemon/routes.js'
+import type { Actions, StatisticsActions } from '../../../src/daemon/routes.js'
 import { serveApi } from '../../../src/daemon/server.js'
 import { scratch } from '../../helpers/scratch.js'
 
@@ -18,7 +18,7 @@ interface Answer {
 }
 
 /** The API on a socket of its own, before actions that note how they were called. */
-async function serve(t: Test, overrides: Partial<Actions> = {}) {
+async function serve(t: Test, overrides: Partial<Actions> = {}, statistics: Partial<StatisticsActions> = {}) {
   const socketPath = path.join(scratch(t), 'api.sock')
   const calls: unknown[][] = []
   const note =
@@ -54,14 +54,17 @@ async function serve(t: Test, overrides: Partial<Actions> = {}) {
     remountImage: note('remountImage', done),
     unmountImage: note('unmountImage', done),
     ownConfig: note('ownConfig', '{"own":1}'),
-    superblock: note('superblock', {} as SuperblockInfo),
-    fsMetrics: note('fsMetrics', {} as FsMetrics),
-    fileMetrics: note('fileMetrics', Promise.resolve({})),
-    latestReads: note('latestReads', Promise.resolve([[1], [3, 5]] as const)),
-    accessPatterns: note('accessPatterns', Promise.resolve([])),
-    backendMetrics: note('backendMetrics', {} as BackendMetrics),
-    blobcacheMetrics: note('blobcacheMetrics', {} as BlobcacheMetrics),
-    inflight: note('inflight', []),
+    statistics: {
+      superblock: note('superblock', {} as SuperblockInfo),
+      mount: note('mount', {} as FsMetrics),
+      files: note('files', Promise.resolve({})),
+      latestReads: note('latestReads', Promise.resolve([[1], [3, 5]] as const)),
+      accessPatterns: note('accessPatterns', Promise.resolve([])),
+      backend: note('backend', {} as BackendMetrics),
+      blobcache: note('blobcache', {} as BlobcacheMetrics),
+      inflight: note('inflight', []),
+      ...statistics,
+    },
     settings: note('settings', {}),
     putSettings: note('putSettings', undefined),
     cullBlob: note('cullBlob', done),
@@ -205,13 +208,13 @@ t.test('each endpoint asks for what it is named for', async t => {
     ],
     ['PUT', '/api/v1/mount?mountpoint=/m&mountpoint=/n', MOUNT, 204, 'remountImage', '/m', command],
     ['DELETE', '/api/v1/mount?mountpoint=/m', '', 204, 'unmountImage', '/m'],
-    ['GET', '/api/v1/metrics', '', 200, 'fsMetrics', undefined],
-    ['GET', '/api/v1/metrics?id=/m', '', 200, 'fsMetrics', '/m'],
-    ['GET', '/api/v1/metrics/files?id=/m&latest=false', '', 200, 'fileMetrics', '/m'],
+    ['GET', '/api/v1/metrics', '', 200, 'mount', undefined],
+    ['GET', '/api/v1/metrics?id=/m', '', 200, 'mount', '/m'],
+    ['GET', '/api/v1/metrics/files?id=/m&latest=false', '', 200, 'files', '/m'],
     ['GET', '/api/v1/metrics/files?latest=true', '', 200, 'latestReads', undefined],
     ['GET', '/api/v1/metrics/pattern?id=/m', '', 200, 'accessPatterns', '/m'],
-    ['GET', '/api/v1/metrics/backend?id=/m', '', 200, 'backendMetrics', '/m'],
-    ['GET', '/api/v1/metrics/blobcache?id=c', '', 200, 'blobcacheMetrics', 'c'],
+    ['GET', '/api/v1/metrics/backend?id=/m', '', 200, 'backend', '/m'],
+    ['GET', '/api/v1/metrics/blobcache?id=c', '', 200, 'blobcache', 'c'],
     ['GET', '/api/v1/metrics/inflight', '', 204, 'inflight'],
     ['GET', '/api/v1/config?id=/', '', 200, 'settings', '/'],
     ['PUT', '/api/v1/config?id=/', '{"registry_auth":"x"}', 204, 'putSettings', '/', { registry_auth: 'x' }],
@@ -232,21 +235,23 @@ t.test('failures have the statuses and messages of upstream', async t => {
   const throwing = (code: FaultCode) => () => {
     throw fault(code, 'the sentence')
   }
-  const { socketPath } = await serve(t, {
-    setLogLevel: throwing('CONFIG_INVALID'),
-    start: refuse('DAEMON_STATE'),
-    exit: () => Promise.reject(new Error('unforeseen')),
-    instances: throwing('INSTANCE_UNKNOWN'),
-    bind: refuse('INSTANCE_EXISTS'),
-    takeOver: refuse('UNIMPLEMENTED'),
-    mountImage: refuse('INSTANCE_EXISTS'),
-    unmountImage: refuse('INSTANCE_UNKNOWN'),
-    remountImage: refuse('REQUEST_INVALID'),
-    fsMetrics: throwing('INSTANCE_UNKNOWN'),
-    backendMetrics: throwing('INTERNAL'),
-    putSettings: throwing('CONFIG_INVALID'),
-    descriptors: throwing('DRIVER_UNSUPPORTED'),
-  })
+  const { socketPath } = await serve(
+    t,
+    {
+      setLogLevel: throwing('CONFIG_INVALID'),
+      start: refuse('DAEMON_STATE'),
+      exit: () => Promise.reject(new Error('unforeseen')),
+      instances: throwing('INSTANCE_UNKNOWN'),
+      bind: refuse('INSTANCE_EXISTS'),
+      takeOver: refuse('UNIMPLEMENTED'),
+      mountImage: refuse('INSTANCE_EXISTS'),
+      unmountImage: refuse('INSTANCE_UNKNOWN'),
+      remountImage: refuse('REQUEST_INVALID'),
+      putSettings: throwing('CONFIG_INVALID'),
+      descriptors: throwing('DRIVER_UNSUPPORTED'),
+    },
+    { mount: throwing('INSTANCE_UNKNOWN'), backend: throwing('INTERNAL') },
+  )
   for (const [method, target, body, status, message] of [
     ['PUT', '/api/v1/daemon', '{"log_level":"x"}', 500, 'Configure(DaemonAbnormal(the sentence))'],
     ['PUT', '/api/v1/daemon/start', '', 400, 'Upgrade(DaemonAbnormal(the sentence))'],
