@@ -36,7 +36,7 @@ export interface ResponderHooks {
 
 export interface ResponderParts {
   readonly tree: VirtualTree<WorkerImage>
-  readonly readers: ReaderPool
+  readonly readers: Pick<ReaderPool, 'get' | 'drop'>
   readonly session: Session
   readonly reply: Reply
   /** What requests are read into. */
