@@ -3,6 +3,7 @@
  */
 import { benchColdRead } from './cold-read.js'
 import { machineLine } from './figures.js'
+import { benchFuse } from './fuse.js'
 import { benchFirstRun } from './first-run.js'
 import { benchIdleMemory } from './idle-memory.js'
 import { benchMerge } from './merge.js'
@@ -15,6 +16,7 @@ const PARTS: Record<string, (stage: Stage, rounds: number) => Promise<void>> = {
   'idle-memory': benchIdleMemory,
   'first-run': benchFirstRun,
   merge: benchMerge,
+  fuse: benchFuse,
 }
 
 async function main(): Promise<void> {
