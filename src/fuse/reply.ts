@@ -126,7 +126,10 @@ export class Reply {
     this.#u64(word + 2, next)
     words[word + 4] = name.length
     words[word + 5] = DIRENT_TYPES[type]
-    this.bytes.set(name, REPLY_HEADER + at + DIRENT_SIZE)
+    // By hand: most names are shorter than what a call of set() costs.
+    const { bytes: memory } = this
+    const from = REPLY_HEADER + at + DIRENT_SIZE
+    for (let i = 0; i < name.length; i++) memory[from + i] = name[i] ?? 0
     return bytes
   }
 
@@ -178,6 +181,11 @@ export class Reply {
 
   /** Also of a negative number, as two's complement. */
   #u64(word: number, value: number): void {
+    if (value >= 0 && value < TWO_32) {
+      this.#words[word] = value
+      this.#words[word + 1] = 0
+      return
+    }
     const high = Math.floor(value / TWO_32)
     this.#words[word] = value - high * TWO_32
     this.#words[word + 1] = high
