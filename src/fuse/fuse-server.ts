@@ -216,6 +216,12 @@ class ImageServer implements FuseServer {
         )
         break
       }
+      case 'refused':
+        this.#logger.error(
+          { opcode: message.opcode, reason: message.reason },
+          'an answer was refused: report it',
+        )
+        break
       case 'accesses':
         this.#drainAccesses()
         break

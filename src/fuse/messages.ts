@@ -98,6 +98,8 @@ export type FromWorker =
       readonly ino: number
       readonly failure: FailureText
     }
+  /** The kernel did not take the answer; it got an error instead. */
+  | { readonly type: 'refused'; readonly opcode: number; readonly reason: string }
   /** Half of the access log is unread. */
   | { readonly type: 'accesses' }
   /** The file system is unmounted, or the connection was aborted. */

@@ -16,7 +16,7 @@ import {
   type WorkerImage,
   type WorkerInput,
 } from './messages.js'
-import { REQUEST_BYTES } from './protocol.js'
+import { ERRNO, REQUEST_BYTES } from './protocol.js'
 import { ReaderPool } from './reader-pool.js'
 import { Reply } from './reply.js'
 import { RequestJournal } from './request-journal.js'
@@ -105,7 +105,15 @@ function give(length: number): void {
     writeSync(sessionFd, reply.bytes, 0, length)
   } catch (err) {
     // ENOENT: the caller gave up meanwhile. ENODEV and ECONNABORTED are told by the next read.
-    if (!hasErrno(err, 'ENOENT') && !hasErrno(err, 'ENODEV') && !hasErrno(err, 'ECONNABORTED')) throw err
+    if (['ENOENT', 'ENODEV', 'ECONNABORTED'].some(name => hasErrno(err, name))) return
+    // One answer that the kernel does not take is not to end the others, again and again with each successor.
+    post({ type: 'refused', opcode: responder.opcode, reason: String(err) })
+    writeSync(
+      sessionFd,
+      reply.bytes,
+      0,
+      reply.finish(responder.uniqueLow, responder.uniqueHigh, ERRNO.EIO, 0),
+    )
   }
 }
 

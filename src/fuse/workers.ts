@@ -6,6 +6,9 @@ import { CONTROL, type FromWorker, INFLIGHT, type TreeChange, type WorkerInput }
 import type { OpenJournal } from './open-journal.js'
 import type { InflightRequest } from './server.js'
 
+/** What a worker allocates is dead when it has answered: a large nursery would only be filled and kept. */
+const YOUNG_GENERATION_MB = 6
+
 export interface WorkersOptions extends Pick<WorkerInput, 'sessionFd' | 'session' | 'createdSec'> {
   readonly count: number
   readonly journal: OpenJournal | undefined
@@ -52,6 +55,7 @@ export class Workers {
         workerData: input,
         transferList: region ? [region.memory] : [],
         trackUnmanagedFds: false,
+        resourceLimits: { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB },
       })
       worker.on('message', (message: FromWorker) => {
         if (message.type === 'miss') this.#missesHeard++

@@ -7,6 +7,7 @@ import type { Access } from '../../src/fuse/access-log.js'
 import { createCounters } from '../../src/fuse/counters.js'
 import type { Session } from '../../src/fuse/init.js'
 import type { FailureText, Miss, WorkerImage } from '../../src/fuse/messages.js'
+import { REQUEST_BYTES } from '../../src/fuse/protocol.js'
 import { Reply } from '../../src/fuse/reply.js'
 import { Responder } from '../../src/fuse/responder.js'
 import { VirtualTree } from '../../src/fuse/virtual-tree.js'
@@ -47,6 +48,7 @@ export class ResponderBench {
       readers: { get: () => reader, drop: () => undefined },
       session: { minor: 41, flags },
       reply: this.#reply,
+      request: Buffer.from(new ArrayBuffer(REQUEST_BYTES)),
       createdSec: 77,
       worker: 0,
       hooks: {
