@@ -17,8 +17,10 @@ const directory = process.argv[2] ?? ''
 /** Also the name of its cgroups: scripts/demo.sh removes them by it. */
 const namespace = path.basename(directory)
 const at = (name: string): string => path.join(directory, name)
+/** How images are mounted: the snapshotter's --daemon-backend. */
+const backend = process.argv[3] ?? 'fscache'
 /** An OCI layout that demo/build.ts has written; without one the image is built here. */
-const built = process.argv[3]
+const built = process.argv[4]
 const layout = built ?? at('layout')
 
 async function main(): Promise<void> {
@@ -34,7 +36,7 @@ async function main(): Promise<void> {
   await runProgram(process.execPath, [program('nydusify'), ...convert], at('nydusify.log'))
 
   say('starting containerd-nydus-grpc and containerd')
-  const stopSnapshotter = await startSnapshotter(directory, at('nydus.sock'))
+  const stopSnapshotter = await startSnapshotter(directory, at('nydus.sock'), backend)
   const containerd = await startContainerd({ directory, proxySnapshotters: { nydus: at('nydus.sock') } })
 
   say('nydus: pulling with ctr-remote image rpull')
@@ -43,7 +45,8 @@ async function main(): Promise<void> {
   const pullLazily = (): Promise<void> =>
     runProgram(process.execPath, [program('ctr-remote'), ...flags, ...rpull], at('rpull.log'))
   const lazyRun = { name: 'nydus', snapshotter: 'nydus', reference: lazy, pull: pullLazily }
-  const first = await measure(lazyRun, containerd, registry, namespace, mountedDriver)
+  const driver = (): string => mountedDriver(directory)
+  const first = await measure(lazyRun, containerd, registry, namespace, driver)
 
   say('overlayfs: pulling in full with ctr')
   const pull = ['images', 'pull', '--plain-http', '--snapshotter', 'overlayfs', plain]

@@ -12,11 +12,15 @@ const RETRY_MS = 50
  * Starts containerd-nydus-grpc on `socket`, with its state below `directory`, and waits until it answers.
  * @returns what stops it; images and daemon live on, as they do when it is restarted
  */
-export async function startSnapshotter(directory: string, socket: string): Promise<() => Promise<void>> {
+export async function startSnapshotter(
+  directory: string,
+  socket: string,
+  backend: string,
+): Promise<() => Promise<void>> {
   const log = path.join(directory, 'snapshotter.log')
   const args = [
     ...[program('containerd-nydus-grpc'), '--root', path.join(directory, 'nydus'), '--address', socket],
-    ...['--daemon-mode', 'shared', '--daemon-backend', 'fscache', '--nydusd', program('nydusd')],
+    ...['--daemon-mode', 'shared', '--daemon-backend', backend, '--nydusd', program('nydusd')],
     '--log-to-stdout',
   ]
   const child = startProgram(process.execPath, args, log)
@@ -34,13 +38,15 @@ export async function startSnapshotter(directory: string, socket: string): Promi
   }
 }
 
-/** By which kernel path the image is mounted, as the kernel tells it. */
-export function mountedDriver(): string {
-  const erofs = readFileSync('/proc/self/mounts', 'utf8')
+/** By which way the image below that directory is mounted, as the kernel tells it. */
+export function mountedDriver(directory: string): string {
+  const mounts = readFileSync('/proc/self/mounts', 'utf8')
     .split('\n')
-    .find(line => line.split(' ')[2] === 'erofs')
-  if (erofs === undefined) throw new Error('no EROFS file system is mounted: the image was not served lazily')
-  return /[ ,]fsid=/.test(erofs) ? 'fscache' : 'fanotify'
+    .filter(line => line.split(' ')[1]?.startsWith(`${directory}/`))
+  const erofs = mounts.find(line => line.split(' ')[2] === 'erofs')
+  if (erofs !== undefined) return /[ ,]fsid=/.test(erofs) ? 'fscache' : 'fanotify'
+  if (mounts.some(line => line.split(' ')[2] === 'fuse')) return 'fuse'
+  throw new Error('neither EROFS nor FUSE is mounted: the image was not served lazily')
 }
 
 function answers(socket: string): Promise<boolean> {

@@ -1,10 +1,11 @@
 #!/bin/sh
 # npm run demo: one image made from this machine, pulled and started lazily and in full, with the times of both.
 #
-#   demo.sh [--keep] [--vm]
+#   demo.sh [--keep] [--vm] [--daemon-backend fscache|fusedev]
 #
 #   --keep  leave the work folder (logs, registry, caches) behind and name it
 #   --vm    run in the test VM (a kernel with cachefiles on-demand) even where this kernel could serve
+#   --daemon-backend fusedev  mount the image by FUSE, which every kernel has; default fscache, the kernel path
 #
 # Installs what is missing: Debian packages, npm packages, the build. The work folder is a new directory below
 # NYDUS_DEMO_DIR (default /var/tmp). Everything runs in a process and a mount namespace of its own: their end takes
@@ -16,15 +17,25 @@ keep=''
 vm=''
 inside=''
 layout=''
+backend=fscache
+usage='demo.sh [--keep] [--vm] [--daemon-backend fscache|fusedev]'
+expected=''
 for option; do
-  case $option in
+  case $expected$option in
+    backend=*) backend=${option} expected='' ;;
     --keep) keep=yes ;;
     --vm) vm=yes ;;
     --inside) inside=yes ;; # what it says to itself in the VM: everything is installed, do not ask the kernel
     --layout=*) layout=${option#*=} ;; # and where the image is that it built before
-    *) echo "demo: unknown option $option; usage: demo.sh [--keep] [--vm]" >&2; exit 2 ;;
+    --daemon-backend) expected=backend= ;;
+    --daemon-backend=*) backend=${option#*=} ;;
+    *) echo "demo: unknown option $option; usage: $usage" >&2; exit 2 ;;
   esac
 done
+case $expected$backend in
+  fscache | fusedev) ;;
+  *) echo "demo: --daemon-backend takes fscache or fusedev; usage: $usage" >&2; exit 2 ;;
+esac
 say() { echo "demo: $*"; }
 
 if [ -z "$inside" ]; then
@@ -42,9 +53,9 @@ fi
 if [ -z "$inside" ]; then
   status=0
   sh scripts/kernel-check.sh >/dev/null || status=$?
-  case $status in
-    0) ;;
-    4 | 5)
+  case $status-$backend in
+    0-* | 4-fusedev) ;;
+    4-* | 5-*)
       say 'this kernel cannot serve images lazily (sh scripts/kernel-check.sh says why)'
       vm=yes
       ;;
@@ -87,7 +98,7 @@ if [ -n "$vm" ]; then
   sh scripts/setup-debian.sh vm
   watched node dist/demo/build.js "$directory/layout"
   watched sh vm-tests/boot.sh -t 1800 -d "$directory/vm" -e NYDUS_DEMO_DIR=/state/tmp \
-    sh scripts/demo.sh --inside "--layout=$directory/layout"
+    sh scripts/demo.sh --inside "--layout=$directory/layout" "--daemon-backend=$backend"
   exit
 fi
 
@@ -99,7 +110,7 @@ contained() {
   TMPDIR=$directory exec setpriv --pdeathsig KILL \
     unshare --mount --pid --fork --kill-child --mount-proc \
     sh -c 'exec 2>&3; mount -t tmpfs -o mode=755 none /run && node dist/demo/main.js "$@"; exit $?' \
-    demo "$directory" ${layout:+"$layout"} 3>&2 2>"$directory/unshare.log"
+    demo "$directory" "$backend" ${layout:+"$layout"} 3>&2 2>"$directory/unshare.log"
 }
 status=0
 watched contained || status=$?
