@@ -106,7 +106,7 @@ function openImages(
     logDirectory: settings.logDirectory,
     runDirectory: runDirectory(settings),
     driver: DRIVERS[settings.fsDriver] ?? settings.fsDriver,
-    ...(settings.fsDriver === 'fusedev' && { fuse: fuseOptions(settings, template) }),
+    fuse: fuseOptions(settings, template),
     nydusdPath: settings.nydusdPath,
     logLevel: settings.logLevel,
     validate: true,

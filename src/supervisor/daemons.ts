@@ -98,7 +98,9 @@ export class Daemons {
     if (mountpoint !== undefined) await detachFuse(mountpoint)
     await daemon.close()
     this.#daemons.delete(key)
-    if (key !== SHARED) rmSync(this.#socketDirectory(key), { recursive: true, force: true })
+    if (key === SHARED) return
+    for (const directory of [this.#socketDirectory(key), this.#runDirectory(key)])
+      rmSync(directory, { recursive: true, force: true })
   }
 
   /** Lets go of all of them: they live on. */
@@ -112,6 +114,10 @@ export class Daemons {
     return key === SHARED ? cacheDirectory : join(cacheDirectory, key)
   }
 
+  #runDirectory(key: string): string {
+    return join(this.#options.runDirectory, key)
+  }
+
   #socketDirectory(key: string): string {
     return join(this.#options.fuse?.socketDirectory ?? this.#options.runDirectory, key)
   }
@@ -119,18 +125,24 @@ export class Daemons {
   #sharedSetup(): DaemonSetup {
     const { driver, fuse, cacheDirectory, runDirectory, logDirectory } = this.#options
     const mount = fuse === undefined ? [] : ['--mountpoint', fuse.mountpoint, ...fuseArgs(fuse)]
+    const run = ['--run-dir', runDirectory]
     const place = { apiSocket: join(runDirectory, 'api.sock'), logPath: join(logDirectory, 'nydusd.log') }
     const kernelArgs = (chosen: string): string[] => [
-      ...['--fscache', cacheDirectory, '--run-dir', runDirectory],
-      ...['--driver', chosen === '' ? driver : chosen],
+      // The fall to FUSE is no choice: what has come to the kernel meanwhile may be taken.
+      ...['--fscache', cacheDirectory, '--driver', chosen === '' || chosen === 'fuse' ? driver : chosen],
     ]
     return {
       ...this.#commonSetup(),
       ...place,
       storeKey: 'supervisor/daemon',
       service: driver === 'fuse' ? 'fuse' : 'singleton',
-      args: chosen => [...(driver === 'fuse' ? [] : kernelArgs(chosen)), ...mount, ...this.#commonArgs()],
-      directories: [cacheDirectory],
+      args: chosen => [
+        ...(driver === 'fuse' ? [] : kernelArgs(chosen)),
+        ...mount,
+        ...run,
+        ...this.#commonArgs(),
+      ],
+      directories: [cacheDirectory, runDirectory],
       fuseMountpoint: fuse?.mountpoint,
       waits: false,
     }
@@ -139,14 +151,15 @@ export class Daemons {
   #dedicatedSetup(key: string, mountpoint = ''): DaemonSetup {
     const { fuse, logDirectory } = this.#options
     const mount = ['--mountpoint', mountpoint, ...(fuse === undefined ? [] : fuseArgs(fuse))]
+    const run = this.#runDirectory(key)
     return {
       ...this.#commonSetup(),
       storeKey: `supervisor/daemon/${key}`,
       apiSocket: join(this.#socketDirectory(key), 'api.sock'),
       logPath: join(logDirectory, key, 'nydusd.log'),
       service: 'fuse',
-      args: () => [...mount, ...this.#commonArgs()],
-      directories: [this.#cacheDirectory(key)],
+      args: () => [...mount, '--run-dir', run, ...this.#commonArgs()],
+      directories: [this.#cacheDirectory(key), run],
       fuseMountpoint: mountpoint,
       waits: true,
     }

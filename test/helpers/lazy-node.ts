@@ -3,7 +3,7 @@
  * that knows it as `nydus`, and ctr-remote to pull with.
  */
 import { execFile } from 'node:child_process'
-import { mkdirSync, readFileSync, readdirSync, writeFileSync, readlinkSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync, readlinkSync } from 'node:fs'
 import path from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
@@ -22,25 +22,35 @@ import { type SnapshotterProcess, startSnapshotter } from './snapshotter-process
 
 const program = (name: string): string => fileURLToPath(new URL(`../../src/bin/${name}.js`, import.meta.url))
 
+/** Flags of the snapshotter, beside those that say where it is. */
+const KERNEL_PATH = ['--daemon-mode', 'shared', '--daemon-backend', 'fscache']
+
+export interface LazyNodeOptions extends Pick<ContainerdOptions, 'criSnapshotter'> {
+  /** How images are mounted; default: by the kernel path. */
+  flags?: readonly string[]
+}
+
 export class LazyNode {
   readonly directory: string
   readonly #owner: Pick<Test, 'teardown'>
+  readonly #flags: readonly string[]
   #execs = 0
   #containerd: PrivateContainerd | undefined
   #snapshotter: SnapshotterProcess | undefined
 
-  private constructor(owner: Pick<Test, 'teardown'>, directory: string) {
+  private constructor(owner: Pick<Test, 'teardown'>, directory: string, flags: readonly string[]) {
     this.#owner = owner
     this.directory = directory
+    this.#flags = flags
   }
 
   /** Starts all of it in `directory`, which is on a real file system; with `t` everything of it ends. */
   static async start(
     t: Pick<Test, 'teardown'>,
     directory: string,
-    options: Pick<ContainerdOptions, 'criSnapshotter'> = {},
+    { flags = KERNEL_PATH, ...options }: LazyNodeOptions = {},
   ): Promise<LazyNode> {
-    const node = new LazyNode(t, directory)
+    const node = new LazyNode(t, directory, flags)
     t.teardown(() => node.#close())
     // First, so that the snapshotter's mounts are made below a shared mount.
     node.#containerd = await startContainerd({
@@ -65,7 +75,7 @@ export class LazyNode {
 
   /** Starts containerd-nydus-grpc, again if it has ended, and waits until it serves. */
   async startSnapshotter(): Promise<void> {
-    const flags = ['--daemon-mode', 'shared', '--daemon-backend', 'fscache', '--log-level', 'debug']
+    const flags = [...this.#flags, '--log-level', 'debug']
     this.#snapshotter = await startSnapshotter(this.#owner, path.join(this.directory, 'nydus'), flags)
   }
 
@@ -141,12 +151,23 @@ export class LazyNode {
     )
   }
 
-  /** Calls the daemon that serves now. */
+  /** FUSE mounts of this node. */
+  fuseMounts(): MountEntry[] {
+    return readMountTable().filter(
+      entry => entry.fsType === 'fuse' && entry.mountpoint.startsWith(`${this.directory}/`),
+    )
+  }
+
+  /** The lowest layer of a snapshot made with {@link prepare}: where its image is mounted. */
+  async imageOf(key: string): Promise<string> {
+    const [mount] = await this.mounts(key)
+    const lower = mount?.options.find(option => option.startsWith('lowerdir=')) ?? ''
+    return lower.slice('lowerdir='.length)
+  }
+
+  /** Calls the daemon that serves now: the shared one, or the only one of its image. */
   async withDaemon<T>(use: (client: DaemonClient) => Promise<T>): Promise<T> {
-    const beside = path.dirname(this.#socket)
-    const run = readdirSync(beside).find(name => name.startsWith('nydusd-'))
-    if (run === undefined) throw new Error('no daemon was ever started')
-    const client = new DaemonClient(path.join(beside, run, 'api.sock'))
+    const client = new DaemonClient(this.#apiSocket())
     try {
       return await use(client)
     } finally {
@@ -179,6 +200,16 @@ export class LazyNode {
       return pid !== previous
     })
     return pid
+  }
+
+  #apiSocket(): string {
+    const own = path.join(this.snapshotter.root, 'socket')
+    const [image] = existsSync(own) ? readdirSync(own) : []
+    if (image !== undefined) return path.join(own, image, 'api.sock')
+    const beside = path.dirname(this.#socket)
+    const run = readdirSync(beside).find(name => name.startsWith('nydusd-'))
+    if (run === undefined) throw new Error('no daemon was ever started')
+    return path.join(beside, run, 'api.sock')
   }
 
   get #socket(): string {

@@ -7,6 +7,8 @@ import { DaemonClient } from '../../src/client/daemon-client.js'
 import { silentLogger } from '../../src/common/log.js'
 import { Store } from '../../src/common/store.js'
 import type { BackendConfig } from '../../src/supervisor/image-mounts.js'
+import type { FuseOptions } from '../../src/supervisor/daemons.js'
+import { DEFAULT_FUSE_TEMPLATE } from '../../src/supervisor/fuse-config.js'
 import { Supervisor, type SupervisorOptions } from '../../src/supervisor/supervisor.js'
 import { FanotifyDriver } from '../../src/fanotify/driver.js'
 import { tmpdir } from 'node:os'
@@ -36,6 +38,23 @@ function missing(): string | false {
     rmSync(directory, { recursive: true })
   }
 }
+
+/** How images are served by FUSE, for {@link supervise}. */
+export function fuseOptions(directory: string, more: Partial<FuseOptions> = {}): FuseOptions {
+  return {
+    mountpoint: join(directory, 'fuse'),
+    template: DEFAULT_FUSE_TEMPLATE,
+    threads: 0,
+    failoverPolicy: 'resend',
+    dedicated: false,
+    socketDirectory: join(directory, 'socket'),
+    ...more,
+  }
+}
+
+/** Reason to skip what mounts FUSE; false where it can. */
+export const fuseMissing =
+  process.geteuid?.() !== 0 ? 'needs root' : existsSync('/dev/fuse') ? false : 'there is no /dev/fuse'
 
 export interface Supervised {
   readonly directory: string

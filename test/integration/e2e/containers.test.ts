@@ -1,14 +1,13 @@
 /** Containers of lazily read images: what they see, and that nothing they need goes before them or stays after them. */
-import { randomBytes } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import path from 'node:path'
 import t from 'tap'
-import { type Entry, writeImage } from '../../../demo/image.js'
+import { writeImage } from '../../../demo/image.js'
 import { busyboxLayer } from '../../../demo/layers.js'
 import { listSuperblocks } from '../../../src/supervisor/superblock.js'
+import { dataFiles, sumOf } from '../../helpers/data-files.js'
 import { missingDockerRegistry, startDockerRegistry } from '../../helpers/docker-registry.js'
 import { LazyNode, dropPageCache, execNode, until } from '../../helpers/lazy-node.js'
-import { digestOfBytes } from '../../helpers/push-image.js'
 import { scratch } from '../../helpers/scratch.js'
 import { kernelPathMissing } from '../../helpers/supervised.js'
 
@@ -23,23 +22,6 @@ const skip =
 const BUSYBOX = '/bin/busybox'
 /** As the kernel shows a mark with FAN_PRE_ACCESS, proc_pid_fdinfo(5). */
 const PRE_ACCESS_MARK = /fanotify ino:.* mask:1000/
-const DATA_BYTES = 3_000_000
-
-/** Files that no program needs, so that a test decides when they are read for the first time. */
-function dataFiles(names: string[]): Entry[] {
-  const files = names.map((name): Entry => {
-    const bytes = randomBytes(DATA_BYTES)
-    return { path: `data/${name}`, mode: 0o640, type: 'file', sizeBytes: DATA_BYTES, source: { bytes } }
-  })
-  return [{ path: 'data', mode: 0o755, type: 'directory' }, ...files]
-}
-
-/** What `sha256sum` says of one of them. */
-function sumOf(layer: Entry[], name: string): string {
-  const entry = layer.find(one => one.path === `data/${name}`)
-  if (entry?.type !== 'file' || !('bytes' in entry.source)) throw new Error(`no file ${name}`)
-  return `${digestOfBytes(entry.source.bytes).slice(7)}  /data/${name}\n`
-}
 
 t.setTimeout(300_000)
 

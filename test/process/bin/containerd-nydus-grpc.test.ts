@@ -107,16 +107,12 @@ t.test(
   'what has no effect yet is warned about, and plain layers work without images',
   { skip: rootMissing },
   async t => {
-    const server = await startSnapshotter(t, scratch(t), [
-      '--daemon-backend',
-      'fusedev',
-      '--metrics-address',
-      ':0',
-    ])
+    const flags = ['--daemon-backend', 'proxy', '--enable-stargz']
+    const server = await startSnapshotter(t, scratch(t), flags)
     const warnings = server.log.filter(({ level }) => level === 40).map(({ msg }) => String(msg))
     t.match(
       warnings.join('\n'),
-      /fs_driver fusedev comes with a later release[^]*metrics.address has no effect yet/,
+      /fs_driver proxy comes with a later release[^]*experimental.enable_stargz has no effect yet/,
     )
     await server.client.prepare('a', '')
     await server.client.commit('base', 'a')
