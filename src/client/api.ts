@@ -209,6 +209,7 @@ export interface BlobcacheMetrics {
   prefetch_end_time_millis: number
   prefetch_unmerged_chunks: number
   buffered_backend_size: number
+  /** Every chunk of every blob is local, and on the disk. */
   data_all_ready: boolean
 }
 

@@ -25,7 +25,7 @@ export function blobcacheMetrics(
     entries_count: counters.chunksReady,
     ...prefetchMetrics(counters, prefetch),
     buffered_backend_size: 0,
-    data_all_ready: blobs.every(blob => blob.complete),
+    data_all_ready: blobs.every(blob => blob.durable),
   }
 }
 
