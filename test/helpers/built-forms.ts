@@ -51,8 +51,7 @@ export async function buildForms({ files = 40 } = {}): Promise<BuiltForm[]> {
   try {
     const forms: BuiltForm[] = []
     for (const [name, options] of Object.entries(FORMS)) {
-      const { bootstrap, blobs } = await build(tarBytes(items(files)), options, pool)
-      forms.push({ name, version: options.version, bootstrap, blobs })
+      forms.push(await buildForm(name, items(files), options, pool))
     }
     return forms
   } finally {
@@ -60,11 +59,14 @@ export async function buildForms({ files = 40 } = {}): Promise<BuiltForm[]> {
   }
 }
 
-async function build(
-  archive: Buffer,
+/** An image of these items. */
+export async function buildForm(
+  name: string,
+  items: TarItem[],
   options: FormOptions,
   pool: CompressPool,
-): Promise<Pick<BuiltForm, 'bootstrap' | 'blobs'>> {
+): Promise<BuiltForm> {
+  const archive = tarBytes(items)
   const blobs = new Map<string, Buffer>()
   const built = await buildImage(
     { entries: () => readTar(onePart(archive)) },
@@ -87,7 +89,7 @@ async function build(
     pool,
   )
   // One that stands apart, and so knows its blob.
-  return { bootstrap: encodeImage(built.image).bytes, blobs }
+  return { name, version: options.version, bootstrap: encodeImage(built.image).bytes, blobs }
 }
 
 function items(files: number): TarItem[] {
