@@ -1,4 +1,5 @@
 import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs'
+import { ARENA_BLOCK, ArenaFile } from './block-arena.js'
 import { asFault, fault, hasErrno } from './fault.js'
 
 /**
@@ -12,6 +13,11 @@ export interface ByteSource {
    * @throws RAFS_TRUNCATED, CANCELLED when it was closed
    */
   read(offset: number, length: number): Uint8Array
+  /**
+   * The same bytes for who jumps about in them, and holds no result longer than it takes to read a hundred others: its
+   * memory is used again. Sources without it are quick as they are.
+   */
+  brief?(): ByteSource
 }
 
 /** Bytes already in memory. */
@@ -30,29 +36,25 @@ export class MemorySource implements ByteSource {
 }
 
 /** Right for who reads a file from its start to its end. */
-const SEQUENTIAL_BLOCK_BYTES = 65536
-/** Right for who jumps about in it: what is read beside the wanted bytes costs more than the call. */
-const RANDOM_BLOCK_BYTES = 4096
-const CACHE_BYTES = 4 * 1024 * 1024
+const BLOCK = 65536
+const MAX_BLOCKS = 64
 
-/** A file read by pread through a bounded cache of 4 MiB. */
+/** A file read by pread through a bounded cache (at most 4 MiB) of 64 KiB blocks. */
 export class FileSource implements ByteSource {
   readonly sizeBytes: number
   readonly #fd: number
   readonly #isOurs: boolean
-  readonly #blockBytes: number
   readonly #blocks = new Map<number, Uint8Array>()
   /** The block that was read last: most reads are near the one before. */
   #last: { index: number; block: Uint8Array } | undefined
   #closed = false
 
   /**
-   * Opens a path to be read in order, or reads through a descriptor that stays the caller's, in any order.
+   * Opens a path, or reads through a descriptor that stays the caller's.
    * @throws FILE_MISSING, FILE_UNREADABLE
    */
   constructor(file: string | number) {
     this.#isOurs = typeof file === 'string'
-    this.#blockBytes = this.#isOurs ? SEQUENTIAL_BLOCK_BYTES : RANDOM_BLOCK_BYTES
     this.#fd = typeof file === 'string' ? openToRead(file) : file
     const stat = fstatSync(this.#fd)
     this.sizeBytes = stat.size
@@ -63,20 +65,25 @@ export class FileSource implements ByteSource {
 
   read(offset: number, length: number): Uint8Array {
     checkRange(offset, length, this.sizeBytes)
-    const first = Math.floor(offset / this.#blockBytes)
-    const start = offset - first * this.#blockBytes
-    if (start + length <= this.#blockBytes) {
+    const first = Math.floor(offset / BLOCK)
+    if (offset + length <= (first + 1) * BLOCK) {
+      const start = offset - first * BLOCK
       return this.#block(first).subarray(start, start + length)
     }
-    const out = new Uint8Array(length)
-    if (length > this.#blockBytes) {
-      this.#fill(out, offset)
-    } else {
-      const head = this.#block(first).subarray(start)
-      out.set(head)
-      out.set(this.#block(first + 1).subarray(0, length - head.length), head.length)
+    return this.#readFresh(offset, length)
+  }
+
+  /** Through a cache of 8 MiB that all files of the thread have in common. */
+  brief(): ByteSource {
+    const { sizeBytes } = this
+    const file = new ArenaFile(sizeBytes, (into, at, size, position) => this.#fill(into, at, size, position))
+    return {
+      sizeBytes,
+      read: (offset, length) => {
+        checkRange(offset, length, sizeBytes)
+        return length > ARENA_BLOCK ? this.#readFresh(offset, length) : file.read(offset, length)
+      },
     }
-    return out
   }
 
   close(): void {
@@ -92,26 +99,30 @@ export class FileSource implements ByteSource {
     if (block) {
       this.#blocks.delete(index)
     } else {
-      if (this.#blocks.size * this.#blockBytes >= CACHE_BYTES) {
+      if (this.#blocks.size >= MAX_BLOCKS) {
         const oldest = this.#blocks.keys().next()
         if (!oldest.done) this.#blocks.delete(oldest.value)
       }
-      const at = index * this.#blockBytes
-      block = new Uint8Array(Math.min(this.#blockBytes, this.sizeBytes - at))
-      this.#fill(block, at)
+      block = this.#readFresh(index * BLOCK, Math.min(BLOCK, this.sizeBytes - index * BLOCK))
     }
     this.#blocks.set(index, block)
     this.#last = { index, block }
     return block
   }
 
-  #fill(out: Uint8Array, offset: number): void {
+  #readFresh(offset: number, length: number): Uint8Array {
+    const out = new Uint8Array(length)
+    this.#fill(out, 0, length, offset)
+    return out
+  }
+
+  #fill(into: Uint8Array, at: number, length: number, position: number): void {
     // The number of the descriptor may be of another file by now.
     if (this.#closed) throw fault('CANCELLED', 'the file was closed while it was read')
-    for (let done = 0; done < out.length;) {
-      const n = readSync(this.#fd, out, done, out.length - done, offset + done)
+    for (let done = 0; done < length;) {
+      const n = readSync(this.#fd, into, at + done, length - done, position + done)
       if (n === 0)
-        throw fault('RAFS_TRUNCATED', `file ended at ${offset + done}: it was cut while it was read`)
+        throw fault('RAFS_TRUNCATED', `file ended at ${position + done}: it was cut while it was read`)
       done += n
     }
   }

@@ -67,12 +67,14 @@ export class InodeReaderV6 implements InodeReader {
     const count = flatBlockCount(inode, blockSize)
     let first = Math.floor((from % blockSize) / DIRENT_SIZE)
     for (let index = Math.floor(from / blockSize); index < count; index++, first = 0) {
-      const { bytes, at } = readFlatBlock(this.#source, superblock, inode, index)
+      const block = readFlatBlock(this.#source, superblock, inode, index)
+      // Visitors may read other blocks, which the source may put in its place.
+      const bytes = block.bytes.slice()
       const next = index * blockSize + DIRENT_SIZE
       const visitEntry = (start: number, end: number, nid: number, type: FileType, entry: number): boolean =>
         isDotName(bytes, start, end) ||
         visit(bytes.subarray(start, end), nid, this.#typeOf(nid, type), next + entry * DIRENT_SIZE)
-      if (!visitDirectoryBlock(bytes, at, visitEntry, first)) return
+      if (!visitDirectoryBlock(bytes, block.at, visitEntry, first)) return
     }
   }
 

@@ -33,7 +33,7 @@ export interface FileExtent {
 
 /**
  * Called for each entry of a directory. `next` is where to go on after it. False ends the reading.
- * @param name - shares memory with the bootstrap's cache: copy what outlives the call
+ * @param name - shares memory: copy what outlives the call
  */
 export type EntryVisitor = (name: Uint8Array, ino: number, type: InodeType, next: number) => boolean
 

@@ -207,10 +207,11 @@ export function readFlatBlock(
   return { bytes: readBytes(source, at, length, 'data block of an inode'), at }
 }
 
-/** All data of a symlink. @throws RAFS_TRUNCATED */
+/** A copy of all data of a symlink. @throws RAFS_TRUNCATED */
 export function readFlatData(source: ByteSource, sb: Superblock, inode: Inode): Uint8Array {
   const count = flatBlockCount(inode, sb.blockSize)
-  const blocks: Uint8Array[] = []
-  for (let index = 0; index < count; index++) blocks.push(readFlatBlock(source, sb, inode, index).bytes)
-  return Buffer.concat(blocks)
+  const data = new Uint8Array(inode.size)
+  for (let index = 0; index < count; index++)
+    data.set(readFlatBlock(source, sb, inode, index).bytes, index * sb.blockSize)
+  return data
 }

@@ -244,7 +244,7 @@ class TreeLoader {
         return { type, mode, uid, gid, mtimeSec, mtimeNsec, sizeBytes: inode.size, chunks }
       }
       case 'symlink': {
-        const target = Uint8Array.from(this.#bootstrap.readLink(inode))
+        const target = this.#bootstrap.readLink(inode)
         return { type, mode, uid, gid, mtimeSec, mtimeNsec, target }
       }
       case 'charDevice':

@@ -9,5 +9,6 @@ import { InodeReaderV5 } from './v5/inode-reader.js'
  * @throws RAFS_NOT_RAFS, RAFS_UNSUPPORTED, RAFS_FIELD, RAFS_TRUNCATED
  */
 export function openInodeReader(source: ByteSource): InodeReader {
-  return detectFormat(source) === 'rafs-v5' ? new InodeReaderV5(source) : new InodeReaderV6(source)
+  const reads = source.brief?.() ?? source
+  return detectFormat(source) === 'rafs-v5' ? new InodeReaderV5(reads) : new InodeReaderV6(reads)
 }

@@ -65,12 +65,13 @@ export class InodeReaderV5 implements InodeReader {
     const first = this.#table.firstChild(record)
     for (let place = from; place < record.childCount; place++) {
       const child = this.#child(first + place, directory)
-      if (!visit(child.name(), child.ino, child.type, place + 1)) return
+      // Visitors may read other inodes, which the source may put in its place.
+      if (!visit(child.name().slice(), child.ino, child.type, place + 1)) return
     }
   }
 
   readLink(ino: number): Uint8Array {
-    return this.#record(ino, 'symlink').target()
+    return this.#record(ino, 'symlink').target().slice()
   }
 
   xattrs(ino: number): ReadonlyMap<string, Uint8Array> {

@@ -174,8 +174,9 @@ class TreeLoader {
 
   /** With its digest checked, unless it is a directory: that has to wait for its children. */
   #make(record: InodeRecord): ImageInode {
-    const inode = this.#content(record)
+    // First, because their size says where the chunks are.
     const xattrs = record.xattrs()
+    const inode = this.#content(record)
     if (xattrs.size > 0) inode.xattrs = xattrs
     return inode
   }
