@@ -11,6 +11,7 @@ import path from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { gzipSync } from 'node:zlib'
 import tar from 'tar-stream'
+import { keepYoungSpaceSmall } from '../src/common/garbage.js'
 import { encodeBootstrap } from '../src/erofs/writer.js'
 import { type LayerOptions, buildLayer } from '../src/image/build/build-layer.js'
 import { CompressPool } from '../src/image/build/compress-pool.js'
@@ -25,9 +26,9 @@ const LAYERS = {
     large: 6,
     small: 40_000,
     smallBytes: 20_000,
-    forms: ['zstd:0', 'zstd:524288', 'lz4_block:0', 'none:0'],
+    forms: ['zstd:0', 'zstd:131072', 'lz4_block:0', 'none:0'],
   },
-  small: { large: 0, small: 200_000, smallBytes: 8000, forms: ['zstd:0', 'zstd:262144', 'zstd:524288'] },
+  small: { large: 0, small: 200_000, smallBytes: 8000, forms: ['zstd:0', 'zstd:131072', 'zstd:524288'] },
 } as const
 type LayerName = keyof typeof LAYERS
 
@@ -71,6 +72,8 @@ async function convert(
   compressor: LayerOptions['compressor'],
   batchSize: number,
 ): Promise<void> {
+  // As nydusify does.
+  keepYoungSpaceSmall()
   const started = performance.now()
   const pool = new CompressPool()
   const options: LayerOptions = {
