@@ -2,42 +2,48 @@
 export const ARENA_BLOCK = 4096
 /** Of all files of a thread together; what is not used takes no memory. */
 const SLOTS = 2048
+/**
+ * While so many others are looked at, a block stays where it is. More than who reads the inode of every entry of one
+ * directory block looks at: 315 entries, each with an inode in two blocks.
+ */
+export const ARENA_STAY = 1024
 
 /** Reads `length` bytes at `position` of a file into `into` at `at`. */
 export type ReadInto = (into: Uint8Array, at: number, length: number, position: number) => void
 
 /**
  * Blocks of any number of files in one piece of memory that is used over and over: memory of its own for each block costs
- * five times as much as reading it. A block stays where it is while 1,000 others are looked at.
+ * five times as much as reading it.
  */
 class BlockArena {
   readonly memory = new Uint8Array(SLOTS * ARENA_BLOCK)
   readonly #slots = new Map<number, number>()
   /** What is in a slot; -1 for nothing. */
   readonly #keys = new Float64Array(SLOTS).fill(-1)
-  /** 1 where a slot was looked at since the hand passed it: then it is spared once. */
-  readonly #used = new Uint8Array(SLOTS)
+  /** When a slot was looked at last, counted in looks. */
+  readonly #looked = new Float64Array(SLOTS).fill(-ARENA_STAY)
+  #looks = 0
   #hand = 0
 
   /** Where the block with that key begins in `memory`; `fill` reads a missing one to the place that it is told. */
   find(key: number, fill: (at: number) => void): number {
+    this.#looks++
     const known = this.#slots.get(key)
     if (known !== undefined) {
-      this.#used[known] = 1
+      this.#looked[known] = this.#looks
       return known * ARENA_BLOCK
     }
     const slot = this.#free()
     fill(slot * ARENA_BLOCK)
     this.#keys[slot] = key
+    this.#looked[slot] = this.#looks
     this.#slots.set(key, slot)
     return slot * ARENA_BLOCK
   }
 
+  /** The next slot that nobody looked at lately: there are more slots than looks that count as late. */
   #free(): number {
-    while (this.#used[this.#hand] === 1) {
-      this.#used[this.#hand] = 0
-      this.#hand = (this.#hand + 1) % SLOTS
-    }
+    while ((this.#looked[this.#hand] ?? 0) > this.#looks - ARENA_STAY) this.#hand = (this.#hand + 1) % SLOTS
     const slot = this.#hand
     this.#hand = (slot + 1) % SLOTS
     this.#slots.delete(this.#keys[slot] ?? -1)
@@ -50,8 +56,8 @@ class BlockArena {
 let arena: BlockArena | undefined
 let nextFile = 0
 
-/** More blocks than any file of ours has. */
-const MAX_BLOCKS = 2 ** 32
+/** More blocks than any file of ours has; 33 million files fit into a key. */
+const MAX_BLOCKS = 2 ** 28
 
 /** One file in the arena of the thread. */
 export class ArenaFile {

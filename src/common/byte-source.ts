@@ -14,8 +14,8 @@ export interface ByteSource {
    */
   read(offset: number, length: number): Uint8Array
   /**
-   * The same bytes for who jumps about in them, and holds no result longer than it takes to read a hundred others: its
-   * memory is used again. Sources without it are quick as they are.
+   * The same bytes for who jumps about in them, and holds no result longer than it takes to look at ARENA_STAY other
+   * blocks: its memory is used again. Sources without it are quick as they are.
    */
   brief?(): ByteSource
 }
