@@ -68,10 +68,9 @@ function program(): Command {
   command
     .command('umount')
     .description('take an image away again')
-    .requiredOption('-m, --mountpoint <path>', 'where it is shown')
-    .action(({ mountpoint }: { mountpoint: string }, self: Command) =>
-      withDaemon(self, client => client.umount(mountpoint)),
-    )
+    .argument('[mountpoint]', 'where it is shown')
+    .option('-m, --mountpoint <path>', 'the same')
+    .action(umount)
   return command
 }
 
@@ -126,6 +125,18 @@ async function watchBackend(interval: number, self: Command): Promise<void> {
 async function mount(flags: MountFlags, self: Command): Promise<void> {
   const command = { source: resolve(flags.source), fs_type: flags.type, config: readConfig(flags.config) }
   await withDaemon(self, client => client.mount(flags.mountpoint, command))
+}
+
+/** Upstream's own takes the path without its option. */
+async function umount(
+  path: string | undefined,
+  flags: { mountpoint?: string },
+  self: Command,
+): Promise<void> {
+  const mountpoint = flags.mountpoint ?? path
+  if (mountpoint === undefined || (path ?? mountpoint) !== mountpoint)
+    throw fault('USAGE', 'nydusctl umount needs one path: nydusctl umount -m /NAME')
+  await withDaemon(self, client => client.umount(mountpoint))
 }
 
 function readConfig(file: string): string {

@@ -24,7 +24,7 @@ export interface DaemonInfo {
 export interface MountInfo {
   backend_type: 'Rafs'
   mountpoint: string
-  /** UTC. */
+  /** `2026-01-31 23:59:59.123 +00:00:00`. */
   mounted_time: string
   /** The configuration in version 2, without secrets. */
   config: Readonly<Record<string, unknown>> | null

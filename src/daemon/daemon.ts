@@ -311,7 +311,7 @@ export class Daemon implements Actions {
         {
           backend_type: 'Rafs',
           mountpoint: path,
-          mounted_time: mountedAt.toISOString(),
+          mounted_time: timeText(mountedAt),
           config: redactConfig(config),
         },
       ]),
@@ -333,6 +333,11 @@ export class Daemon implements Actions {
     if (supervisor !== null) return supervisor
     throw fault('REQUEST_INVALID', 'this daemon has no supervisor: start it with --id and --supervisor')
   }
+}
+
+/** As upstream's nydusctl parses it: `2026-01-31 23:59:59.123 +00:00:00`. */
+function timeText(date: Date): string {
+  return date.toISOString().replace('T', ' ').replace('Z', ' +00:00:00')
 }
 
 function noFileSystem(): Error {
