@@ -13,9 +13,11 @@ const BODY_LIMIT_BYTES = 1024 * 1024
 const BASE = 'http://nydusd'
 const HEADERS = { server: 'Nydus API', 'content-type': 'application/json' }
 /** A client that sends its request slower than this is told so: it holds memory of ours. */
-const TIMEOUTS = { headersTimeout: 10_000, requestTimeout: 30_000, connectionsCheckingInterval: 2000 }
+const TIMEOUTS = { headersTimeout: 10_000, requestTimeout: 15_000, connectionsCheckingInterval: 2000 }
 /** Those beyond are closed at once, those before are served. */
 const MAX_CONNECTIONS = 2048
+/** How long a refused client may go on sending. */
+const LINGER_MS = 2000
 /** Of Node's parser. */
 const BYTE_PROBLEMS: Readonly<Record<string, readonly [status: string, problem: string]>> = {
   HPE_HEADER_OVERFLOW: ['431 Request Header Fields Too Large', 'the head of the request is too large'],
@@ -47,7 +49,7 @@ export async function serveApi(path: string, actions: Actions, logger: Logger): 
   server.on('clientError', refuseBytes)
   await new Promise<void>((resolve, reject) => {
     server.once('error', err => reject(asFault(err, 'ADDRESS_IN_USE', `cannot listen on ${path}`)))
-    server.listen(path, resolve)
+    server.listen({ path, backlog: MAX_CONNECTIONS }, resolve)
   })
   chmodSync(path, 0o600)
   return server
@@ -101,7 +103,11 @@ function refuseBytes(err: NodeJS.ErrnoException, socket: Duplex): void {
   const text = JSON.stringify(body)
   const head = Object.entries({ ...HEADERS, 'content-length': text.length, connection: 'close' })
   const lines = head.map(([name, value]) => `${name}: ${value}\r\n`).join('')
-  socket.end(`HTTP/1.1 ${status}\r\n${lines}\r\n${text}`, () => socket.destroy())
+  socket.end(`HTTP/1.1 ${status}\r\n${lines}\r\n${text}`)
+  // What still comes is read away for a while: a client that sends into a closed socket would not see the answer.
+  socket.removeAllListeners('data').on('data', () => undefined)
+  socket.once('end', () => socket.destroy())
+  setTimeout(() => socket.destroy(), LINGER_MS).unref()
 }
 
 async function readBody(request: IncomingMessage): Promise<string> {
