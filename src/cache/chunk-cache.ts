@@ -188,6 +188,25 @@ export class ChunkCache {
     await this.#release(blob.blobId, open)
   }
 
+  /**
+   * Takes the files of a blob that no image has open.
+   * @throws INSTANCE_BUSY, CACHE_UNKNOWN_BLOB (there are none), CACHE_IO
+   */
+  async cull(blobId: string): Promise<void> {
+    await this.#closing.get(blobId)
+    if (this.#blobs.has(blobId))
+      throw fault('INSTANCE_BUSY', `blob ${blobId} is used by an image: unmount or unbind that first`)
+    const prefix = `${blobId}.blob.`
+    try {
+      const names = readdirSync(this.directory).filter(name => name.startsWith(prefix))
+      if (names.length === 0)
+        throw fault('CACHE_UNKNOWN_BLOB', `nothing of blob ${JSON.stringify(blobId.slice(0, 80))} is cached`)
+      for (const name of names) rmSync(path.join(this.directory, name))
+    } catch (err) {
+      throw ioFault(err, `cannot remove blob ${blobId} from ${this.directory}`)
+    }
+  }
+
   /** Closes all blobs, flushed, and gives the directory free. Idempotent. */
   async close(): Promise<void> {
     if (this.#closed) return

@@ -50,6 +50,8 @@ export interface Driver {
   mounted(key: string): void
   /** Told when the superblock is gone. Idempotent. */
   detach(key: string): Promise<void>
+  /** Drops the kernel's own copy of a blob, of paths that have one. @throws INSTANCE_BUSY */
+  cull?(blobId: string): void
   /** Process whose reads of not yet local data are to fail: the prober of the canary; 0 for none. */
   setProber(pid: number): void
   /** Everything that a successor needs, at this moment. */

@@ -295,8 +295,10 @@ export class Daemon implements Actions {
     this.#settings.put(path, checked)
   }
 
-  cullBlob(_blobId: string): Promise<void> {
-    throw noFileSystem()
+  async cullBlob(blobId: string): Promise<void> {
+    const { driver, cache } = this.#needKernel()
+    driver.cull?.(blobId)
+    await cache.cull(blobId)
   }
 
   get #driverName(): string {

@@ -12,7 +12,7 @@ import type { Driver, DriverStats, Instance, KeptDescriptor, MountPlan } from '.
 import { asFault, fault } from '../common/fault.js'
 import type { Logger } from '../common/log.js'
 import { allocateAligned, completeRead } from '../native/cachefiles.js'
-import { cullObjects } from './culling.js'
+import { cullBlob, cullObjects } from './culling.js'
 import { CachefilesDevice, type DeviceOptions } from './device.js'
 import { type CachefilesMessage, openReply } from './protocol.js'
 
@@ -97,6 +97,10 @@ export class FscacheDriver implements Driver {
       if (!source.blob) closeSync(source.fd)
     }
     return Promise.resolve()
+  }
+
+  cull(blobId: string): void {
+    cullBlob(this.#device, this.#directory, blobId)
   }
 
   setProber(_pid: number): void {

@@ -1,7 +1,7 @@
 /** nydusctl against a real daemon with one image bound from its configuration file. */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { type IncomingMessage, request } from 'node:http'
 import path from 'node:path'
 import t, { type Test } from 'tap'
@@ -57,7 +57,7 @@ async function startDaemon(t: Test) {
   const ready = child.stdio[3] as NodeJS.ReadableStream
   const [first] = (await once(ready, 'data')) as [Buffer]
   t.equal(first.toString(), 'READY\n')
-  return { child, socket: at('sock'), log: at('log'), stderr: () => stderr }
+  return { child, socket: at('sock'), log: at('log'), cache: at('cache'), stderr: () => stderr }
 }
 
 t.test('a daemon asked by nydusctl', { skip: fanotifyMissing }, async t => {
@@ -96,9 +96,19 @@ t.test('a daemon asked by nydusctl', { skip: fanotifyMissing }, async t => {
   t.match(wrong.stderr, /^nydusctl: unknown log level "loud".* \(CONFIG_INVALID\)\n$/)
   t.match(readFileSync(daemon.log, 'utf8'), /"request refused"/, 'which is told at the new level')
 
+  const remove = (query: string) => send(daemon.socket, 'DELETE', `/api/v2/blobs?${query}`)
+  t.equal(await remove(`blob_id=${image.blobId}`), 409, 'an image uses it')
+  t.equal(await remove('domain_id=domain-1&blob_id=fsid-1'), 204)
+  t.equal(await remove(`blob_id=${image.blobId}`), 204, 'its cached bytes are taken away')
+  t.same(
+    readdirSync(daemon.cache).filter(name => name.startsWith(image.blobId)),
+    [],
+  )
+  t.equal(await remove(`blob_id=${image.blobId}`), 404)
+
   // Two orders to stop are one: the second comes while the first is carried out.
   const ended = once(daemon.child, 'exit')
-  const exit = await requestExit(daemon.socket)
+  const exit = await send(daemon.socket, 'PUT', '/api/v1/daemon/exit')
   t.equal(exit, 204)
   daemon.child.kill('SIGTERM')
   // The signal may come when the process has done everything but end.
@@ -108,8 +118,8 @@ t.test('a daemon asked by nydusctl', { skip: fanotifyMissing }, async t => {
   t.equal(daemon.stderr(), '')
 })
 
-async function requestExit(socketPath: string): Promise<number | undefined> {
-  const sent = request({ socketPath, method: 'PUT', path: '/api/v1/daemon/exit' }).end()
+async function send(socketPath: string, method: string, target: string): Promise<number | undefined> {
+  const sent = request({ socketPath, method, path: target }).end()
   const [response] = (await once(sent, 'response')) as [IncomingMessage]
   response.resume()
   return response.statusCode
