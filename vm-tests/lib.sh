@@ -111,18 +111,15 @@ start_snapshotter() {
     --daemon-mode shared --daemon-backend fscache --log-level debug --log-to-stdout $snapshotter_options >>"$STATE/snapshotter.log" 2>&1 &
   snapshotter_pid=$!
   cleanup_pids="$cleanup_pids $snapshotter_pid"
-  wait_for 180 'the snapshotter serving' test -S "$SNAPSHOTTER_ADDRESS"
+  wait_for 180 'the snapshotter serving' sh -c "[ -S '$SNAPSHOTTER_ADDRESS' ] || ! kill -0 $snapshotter_pid"
+  [ -S "$SNAPSHOTTER_ADDRESS" ] || die 'the snapshotter ended'
 }
 
 ctr_remote() { node "$REPO/dist/src/bin/ctr-remote.js" --address "$CONTAINERD_ADDRESS" "$@"; }
 
 # Process ids of the daemon.
 nydusd_pids() {
-  for comm in /proc/[0-9]*/comm; do
-    [ "$(cat "$comm" 2>/dev/null)" = nydusd ] || continue
-    pid=${comm%/comm}
-    echo "${pid#/proc/}"
-  done
+  grep -lsx nydusd /proc/[0-9]*/comm | sed 's|[^0-9]||g'
 }
 
 # kill_daemon: with -9, and waits for its successor.
@@ -175,7 +172,8 @@ drop_caches() {
 cleanup_pids=''
 case_cleanup() {
   for pid in $cleanup_pids; do kill "$pid" 2>/dev/null || true; done
-  for pid in $cleanup_pids; do wait "$pid" 2>/dev/null || true; done
+  # What hangs is ended by suite.sh.
+  for pid in $cleanup_pids; do timeout 20 tail -f /dev/null --pid="$pid" || true; done
   # Into the log of the case: these outlive the guest.
   for log in ${STATE:+"$STATE/snapshotter.log" "$STATE/nydus/logs/nydusd.log"}; do
     [ ! -e "$log" ] || { echo "--- $log" && tail -n 300 "$log"; } >&2
