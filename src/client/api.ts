@@ -147,8 +147,11 @@ export interface FsMetrics {
   read_latency_dist: number[]
 }
 
-/** GET /api/v1/metrics of a daemon that serves a kernel path (ours: upstream has no counters there). */
-export interface KernelMetrics {
+/**
+ * GET /api/v1/metrics of a daemon that serves a kernel path, where upstream counts nothing: its counters are 0, ours are
+ * those of the driver.
+ */
+export interface KernelMetrics extends FsMetrics {
   driver: string
   instances: number
   events_answered: number

@@ -11,7 +11,8 @@ import type {
   SuperblockInfo,
 } from '../client/api.js'
 import { fault } from '../common/fault.js'
-import type { FuseServer } from '../fuse/server.js'
+import { SIZE_CLASSES } from '../common/size-class.js'
+import { type FuseServer, type ImageStats, OPERATIONS } from '../fuse/server.js'
 import { accessPatterns, fileMetrics, fsMetrics, inflightInfo } from './fs-metrics.js'
 import type { FuseService } from './fuse-service.js'
 import type { KernelService } from './kernel-service.js'
@@ -29,9 +30,9 @@ export class Statistics implements StatisticsActions {
     this.#fuse = fuse
   }
 
-  /** Upstream counts nothing of a kernel path: the driver's events take that place, where no mount is named. */
   mount(id: string | undefined): FsMetrics | KernelMetrics {
-    if (id === undefined && this.#kernel) return kernelMetrics(this.#kernel)
+    const kernel = this.#kernelFor(id)
+    if (kernel) return kernelMetrics(kernel)
     const { mounted, server } = this.#chosen(id)
     const { path } = mounted.record
     return fsMetrics(path, mounted.accounting, server.stats(path))
@@ -54,10 +55,8 @@ export class Statistics implements StatisticsActions {
 
   /** Images of a kernel path are counted as one. */
   backend(id: string | undefined): BackendMetrics {
-    if (id === undefined && this.#kernel) {
-      const { instances } = this.#kernel
-      return backendMetrics(instances.backendTypes().join(', '), instances.reads)
-    }
+    const { instances } = this.#kernelFor(id) ?? {}
+    if (instances) return backendMetrics(instances.backendTypes().join(', '), instances.reads)
     const { mounted } = this.#chosen(id)
     return backendMetrics(mounted.image.backend.type, mounted.reads)
   }
@@ -82,6 +81,11 @@ export class Statistics implements StatisticsActions {
     return superblockInfo(mounted.image.source, mounted.config.rafs.batch_size)
   }
 
+  /** Upstream's name for all that a kernel path serves is `/`; a FUSE mount there comes first. */
+  #kernelFor(id: string | undefined): KernelService | undefined {
+    return id === undefined || (id === '/' && !this.#fuse?.mounts.has('/')) ? this.#kernel : undefined
+  }
+
   /** @throws INSTANCE_UNKNOWN */
   #chosen(id: string | undefined): { mounted: MountedImage; server: FuseServer } {
     const { server } = this.#fuse ?? {}
@@ -102,9 +106,21 @@ export class Statistics implements StatisticsActions {
   }
 }
 
+/** Requests that never came: the kernel answers its readers by itself. */
+const NO_REQUESTS: ImageStats = {
+  opens: 0,
+  dataReadBytes: 0,
+  readsBySize: new Array<number>(SIZE_CLASSES).fill(0),
+  hits: OPERATIONS.map(() => 0),
+  errors: OPERATIONS.map(() => 0),
+  latencyTotalUs: OPERATIONS.map(() => 0),
+  readsByLatency: new Array<number>(8).fill(0),
+}
+
 function kernelMetrics({ driver, instances, cache }: KernelService): KernelMetrics {
   const { eventsAnswered, eventsDenied, eventsPending } = driver.stats()
   return {
+    ...fsMetrics('/', { files: false, pattern: false, latest: false }, NO_REQUESTS),
     driver: driver.name,
     instances: instances.size,
     events_answered: eventsAnswered,

@@ -58,8 +58,12 @@ export function fsText(metrics: FsMetrics | KernelMetrics): string {
 
 function kernelText({ cache, ...metrics }: KernelMetrics): string {
   return pairsText([
-    ...Object.entries(metrics),
-    ...Object.entries(cache).map(([name, value]) => [`cache ${name}`, value] as const),
+    ['Driver', metrics.driver],
+    ['Images', metrics.instances],
+    ['Events answered', metrics.events_answered],
+    ['Events denied', metrics.events_denied],
+    ['Events pending', metrics.events_pending],
+    ...Object.entries(cache).map(([name, value]) => [`Cache ${name}`, value] as const),
   ])
 }
 

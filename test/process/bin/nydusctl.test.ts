@@ -86,7 +86,7 @@ t.test('a daemon asked by nydusctl', { skip: fanotifyMissing }, async t => {
     underlying_files: [`${image.blobId}.blob.data`],
   })
 
-  t.match(await ask('metrics', 'fsstats'), /^driver: +fanotify\n(.*\n)*cache hits: +0$/m)
+  t.match(await ask('metrics', 'fsstats'), /^Driver: +fanotify\n(.*\n)*Cache hits: +0$/m)
   t.match(JSON.parse(await ask('--json', 'metrics', 'cache')), { data_all_ready: false })
 
   t.notMatch(readFileSync(daemon.log, 'utf8'), /"request refused"/)

@@ -56,7 +56,7 @@ t.test('what happened between two answers', async t => {
 
 t.test('what a mount was asked', async t => {
   const at = (index: number, value: number): number[] => zeros(15).map((_, i) => (i === index ? value : 0))
-  const text = fsText({
+  const metrics = {
     files_account_enabled: false,
     access_pattern_enabled: false,
     record_latest_read_files_enabled: false,
@@ -69,14 +69,15 @@ t.test('what a mount was asked', async t => {
     fop_errors: at(4, 1),
     fop_cumulative_latency_total: at(4, 1000),
     read_latency_dist: [5, 0, 0, 0, 0, 0, 0, 0],
-  })
+  }
+  const text = fsText(metrics)
   t.match(text, /^Mountpoint: +\/m\nOpen files: +3\nBytes read: +5242880 \(5\.0 MiB\)$/m)
   t.match(text, /^read +5 +1 +200$/m)
   t.match(text, /^batch forget +0 +0 +-$/m)
   const kernel = { instances: 1, events_answered: 2, events_denied: 0, events_pending: 0 }
   t.match(
-    fsText({ driver: 'fanotify', ...kernel, cache: { hits: 7 } }),
-    /^driver: +fanotify\n(.*\n)*cache hits: +7\n$/,
+    fsText({ ...metrics, driver: 'fanotify', ...kernel, cache: { hits: 7 } }),
+    /^Driver: +fanotify\n(.*\n)*Cache hits: +7\n$/,
   )
 })
 
