@@ -74,13 +74,17 @@ export class TableReader {
     return value
   }
 
-  /** @param path where the table of the backend stands */
-  readBackend(type: string, raw: unknown, path: string): BackendSection {
+  /**
+   * @param type what is no text was told as a problem where it was read
+   * @param path where the table of the backend stands
+   */
+  readBackend(type: unknown, raw: unknown, path: string): BackendSection {
+    if (typeof type !== 'string') return { type: 'localfs' }
     if (!isBackendType(type)) {
       this.#problems.push(`${path}: ${unknownBackend(type).message}`)
       return { type: 'localfs' }
     }
-    const config = this.read((raw, path) => checkBackendTable<typeof type>(type, raw, path), raw ?? {}, path)
+    const config = this.read((raw, path) => checkBackendTable(type, raw, path), raw ?? {}, path)
     return { type, [type]: config }
   }
 

@@ -106,7 +106,7 @@ export function readVersion1(
 }
 
 function readBackend(raw: Table, device: string, reader: TableReader): BackendSection {
-  const { type = '' } = reader.read(checkBackend, raw, `${device}.backend`)
+  const { type } = reader.read(checkBackend, raw, `${device}.backend`)
   const config = device === 'device_config' ? splitCredentials(raw['config']) : raw['config']
   return reader.readBackend(type, config, `${device}.backend.config`)
 }

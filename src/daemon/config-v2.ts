@@ -61,7 +61,7 @@ export function readVersion2(document: Table, reader: TableReader): DaemonConfig
 }
 
 function readBackend(raw: Table, reader: TableReader): NonNullable<DaemonConfig['backend']> {
-  const { type = '' } = reader.read(checkBackend, raw, 'backend')
+  const { type } = reader.read(checkBackend, raw, 'backend')
   return reader.readBackend(type, raw[type], `backend.${type}`)
 }
 
