@@ -5,7 +5,10 @@
  * `nydus-overlayfs overlay TARGET -o OPTIONS`.
  */
 import path from 'node:path'
+import type { Command } from 'commander'
+import { commandLine } from '../common/command-line.js'
 import { fault } from '../common/fault.js'
+import { readVersion } from '../common/version.js'
 import { parseMountOptions } from '../native/mount-options.js'
 import { mount } from '../native/mount.js'
 import { requireRoot, run } from './run.js'
@@ -15,13 +18,18 @@ const NAME = 'nydus-overlayfs'
 const DROPPED = ['extraoption=', 'io.katacontainers.volume=']
 /** mount(2) takes one page of options; the kernel adds none of its own. */
 const DATA_MAX_BYTES = 4096 - 512
+const FOUR_ARGUMENTS = `the four arguments are: ${NAME} overlay TARGET -o OPTIONS`
 const MOUNT_TIMEOUT_MS = 60_000
 const PATHS = /^(lowerdir|upperdir|workdir)=(.*)$/s
 
 run(NAME, async argv => {
+  if (argv.length === 1) {
+    await program().parseAsync([...argv], { from: 'user' })
+    return
+  }
   const [source, target, flag, text] = argv
   if (argv.length !== 4 || source !== 'overlay' || flag !== '-o' || target === undefined) {
-    throw fault('USAGE', `the four arguments are: ${NAME} overlay TARGET -o OPTIONS`)
+    throw fault('USAGE', FOUR_ARGUMENTS)
   }
   const options = (text ?? '').split(',').filter(option => !DROPPED.some(prefix => option.startsWith(prefix)))
   const { flags, data } = parseMountOptions(options.filter(option => option !== ''))
@@ -38,6 +46,17 @@ run(NAME, async argv => {
     timeoutMs: MOUNT_TIMEOUT_MS,
   })
 })
+
+/** What a person asks of it; whoever mounts gives four arguments. */
+function program(): Command {
+  return commandLine(NAME)
+    .description('mount helper that drops what is told to runtimes and mounts the overlay')
+    .version(`${NAME} ${readVersion().version}`, '--version', 'print the version')
+    .usage('overlay TARGET -o OPTIONS | --help | --version')
+    .action(() => {
+      throw fault('USAGE', FOUR_ARGUMENTS)
+    })
+}
 
 /** Options that are too long become short ones by a change of the working directory to where all their paths lie. */
 function fitting(data: readonly string[]): readonly string[] {

@@ -28,10 +28,9 @@ export function readConfigFile(path: string): ConfigFile {
     table = parse(text)
   } catch (err) {
     if (!(err instanceof TomlError)) throw err
+    // What follows its first line quotes the file, which may hold credentials: it is no cause to be logged either.
     const reason = err.message.split('\n')[0] ?? ''
-    throw fault('CONFIG_INVALID', `${path}, line ${err.line}, column ${err.column}: ${reason}`, {
-      cause: err,
-    })
+    throw fault('CONFIG_INVALID', `${path}, line ${err.line}, column ${err.column}: ${reason}`)
   }
   const { version, ...rest } = table
   const problems: string[] = []

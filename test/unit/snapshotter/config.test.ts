@@ -1,5 +1,6 @@
 import { writeFileSync } from 'node:fs'
 import path from 'node:path'
+import { inspect } from 'node:util'
 import t, { type Test } from 'tap'
 import { CONFIG_KEYS } from '../../../src/snapshotter/config-keys.js'
 import { type Settings, resolveSettings } from '../../../src/snapshotter/config.js'
@@ -240,6 +241,8 @@ t.test('files that are none', async t => {
     code: 'CONFIG_INVALID',
     message: /line 2, column 8/,
   })
+  const secret = t.throws(() => resolve('--config', file(t, 'version = 1\npassword = s3cret!\n')))
+  t.notMatch(inspect(secret, { depth: 5, showHidden: true }), 's3cret', 'an error quotes no line of the file')
   t.throws(() => resolve('--config', file(t, 'root = "/x"\n')), { message: /version/ })
 })
 
