@@ -2,7 +2,7 @@
 # The product's main job on Debian's stock kernel, started as on any other (--daemon-backend fscache): it falls back to FUSE
 # by itself, says so once in its log and in its metrics, and every file reads as in its source and on overlayfs.
 # kernel: stock
-# timeout: 900
+# timeout: 1500
 . "$(dirname "$0")/../lib.sh"
 . "$(dirname "$0")/../images.sh"
 

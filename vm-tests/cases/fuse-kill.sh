@@ -2,7 +2,7 @@
 # A kernel that does not send again what a killed daemon had read: the daemon is killed with -9 while a reader waits for
 # the registry, then several times under a storm of requests of every kind. Nobody waits for ever, and every byte is right.
 # kernel: stock
-# timeout: 900
+# timeout: 1200
 . "$(dirname "$0")/../lib.sh"
 . "$(dirname "$0")/../images.sh"
 
