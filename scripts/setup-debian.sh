@@ -24,7 +24,7 @@ usage() {
 build='gcc g++ libc6-dev make python3'
 demo="$build ca-certificates curl containerd runc docker-registry busybox-static erofs-utils umoci zstd"
 vm='qemu-system-x86 e2fsprogs cpio busybox-static bc bison flex libelf-dev libssl-dev xz-utils gcc make libc6-dev kmod linux-source-6.12'
-test="$demo $vm skopeo jq lz4 util-linux"
+test="$demo $vm skopeo jq lz4 util-linux fio git rsync"
 
 action=install
 packages=''
@@ -56,7 +56,7 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 provided() {
   case $1 in
     containerd) command -v containerd && command -v ctr ;;
-    runc | skopeo | umoci | docker-registry | curl | jq) command -v "$1" ;;
+    runc | skopeo | umoci | docker-registry | curl | jq | git) command -v "$1" ;;
     busybox-static) command -v busybox ;;
     *) return 1 ;;
   esac >/dev/null
