@@ -9,7 +9,10 @@ type Collect = (options?: { type: 'minor' }) => void
 let collect: Collect | undefined
 let keptBytes = 0
 
-/** Frees what nobody holds any more; of what is young alone it takes less than a millisecond. */
+/**
+ * Frees what nobody holds any more; of what is young alone it takes less than a millisecond. V8 frees the memory of buffers
+ * on another thread: it is gone for certain, and no longer counted, when the next collection begins.
+ */
 export function collectGarbage(which: 'young' | 'all'): void {
   if (collect === undefined) {
     setFlagsFromString('--expose-gc')
@@ -27,6 +30,7 @@ export function limitBufferGarbage(slackBytes = SLACK_BYTES): void {
   keptBytes = Math.min(keptBytes, arrayBuffers)
   if (arrayBuffers <= keptBytes + slackBytes) return
   collectGarbage('all')
+  collectGarbage('young') // waits for the memory the first one frees, which would be counted as kept
   keptBytes = process.memoryUsage().arrayBuffers
 }
 
