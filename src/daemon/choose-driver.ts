@@ -44,8 +44,8 @@ export interface ChosenDriver {
  */
 export function chooseDriver(setup: DriverSetup): ChosenDriver {
   const { kept, logger } = setup
-  if (kept.has('fanotify:group')) return { driver: openDriver('fanotify', setup), passedOver: [] }
-  if (kept.has('fscache:control')) return { driver: openDriver('fscache', setup), passedOver: [] }
+  if (kept.has('fanotify.group')) return { driver: openDriver('fanotify', setup), passedOver: [] }
+  if (kept.has('fscache.control')) return { driver: openDriver('fscache', setup), passedOver: [] }
   const reasons: string[] = []
   for (const name of ORDER[setup.choice]) {
     try {
@@ -73,7 +73,7 @@ export function chooseDriver(setup: DriverSetup): ChosenDriver {
 function openDriver(name: DriverName, setup: DriverSetup): Driver {
   const { cacheDirectory, runDirectory, kept, logger } = setup
   if (name === 'fanotify') {
-    const keptGroupFd = take(kept, 'fanotify:group')
+    const keptGroupFd = take(kept, 'fanotify.group')
     return new FanotifyDriver({
       cacheDirectory,
       runDirectory,
@@ -81,7 +81,7 @@ function openDriver(name: DriverName, setup: DriverSetup): Driver {
       ...(keptGroupFd === undefined ? {} : { keptGroupFd }),
     })
   }
-  const keptFd = take(kept, 'fscache:control')
+  const keptFd = take(kept, 'fscache.control')
   return new FscacheDriver({
     directory: cacheDirectory,
     logger,

@@ -23,7 +23,7 @@ export interface FuseServiceOptions {
 }
 
 /** The name of the descriptor that a keeper holds. */
-export const FUSE_SESSION = 'fuse:session'
+export const FUSE_SESSION = 'fuse.session'
 
 export class FuseService {
   readonly mountpoint: string

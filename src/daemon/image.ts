@@ -93,7 +93,7 @@ async function openBlob(described: DescribedBlob, options: ImageOptions): Promis
   const { blobId, sizeBytes, chunkCount } = described
   const reader = countReads(backend.open(blobId), statistics)
   adoptShippedMeta(bootstrapPath, cache.directory, blobId)
-  const name = `fill:${blobId}`
+  const name = `fill.${blobId}`
   const fillFd = kept?.get(name)
   kept?.delete(name)
   const blob = await cache.openBlob({

@@ -149,10 +149,10 @@ export class FanotifyDriver implements Driver {
 
   descriptors(): KeptDescriptor[] {
     const fills = [...this.#watches.values()].map(({ blob }) => ({
-      name: `fill:${blob.blobId}`,
+      name: `fill.${blob.blobId}`,
       fd: blob.fillFd,
     }))
-    return [{ name: 'fanotify:group', fd: this.#groupFd }, ...fills]
+    return [{ name: 'fanotify.group', fd: this.#groupFd }, ...fills]
   }
 
   stats(): DriverStats {

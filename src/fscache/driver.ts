@@ -108,7 +108,7 @@ export class FscacheDriver implements Driver {
   }
 
   descriptors(): KeptDescriptor[] {
-    return [{ name: 'fscache:control', fd: this.#device.fd }]
+    return [{ name: 'fscache.control', fd: this.#device.fd }]
   }
 
   stats(): DriverStats {

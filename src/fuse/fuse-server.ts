@@ -169,7 +169,7 @@ class ImageServer implements FuseServer {
   }
 
   descriptors(): KeptDescriptor[] {
-    return [{ name: 'fuse:session', fd: this.#fd }]
+    return [{ name: 'fuse.session', fd: this.#fd }]
   }
 
   stats(path: string): ImageStats {

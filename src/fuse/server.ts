@@ -134,7 +134,7 @@ export interface FuseServer {
   /** Begins to take requests; with descriptors of a predecessor the kernel is asked to send again what that one left. */
   start(): Promise<void>
   state(): FuseState
-  /** The kept descriptor: `fuse:session`. */
+  /** The kept descriptor: `fuse.session`. */
   descriptors(): KeptDescriptor[]
   /** @throws INSTANCE_UNKNOWN */
   stats(path: string): ImageStats

@@ -228,7 +228,7 @@ export class WatchedDaemon {
   #prepareMountpoint(): void {
     const { fuseMountpoint } = this.#setup
     if (fuseMountpoint === undefined || findFuseMount(fuseMountpoint)) return
-    this.#keeper.drop(name => name.startsWith('fuse:'))
+    this.#keeper.drop(name => name.startsWith('fuse.'))
     mkdirSync(fuseMountpoint, { recursive: true, mode: 0o755 })
   }
 

@@ -148,7 +148,7 @@ t.test('containers of lazily read images', { skip }, async t => {
     )
     const names = await node.withDaemon(async client => (await client.descriptors()).map(({ name }) => name))
     t.same(
-      names.filter(name => name.startsWith('fill:')),
+      names.filter(name => name.startsWith('fill.')),
       [],
       'no blob is open',
     )

@@ -285,7 +285,7 @@ t.test('a successor answers what a killed server had read', { skip }, async t =>
 /** The session descriptor of a server, as its supervisor keeps it. */
 async function keepSession(t: Test, serving: FuseServing): Promise<number> {
   const [session] = await serving.call('descriptors')
-  t.equal(session?.name, 'fuse:session')
+  t.equal(session?.name, 'fuse.session')
   const pidfd = openPidfd(serving.child.pid!)
   try {
     return takeDescriptor(pidfd, session!.fd)

@@ -343,7 +343,7 @@ t.test('beside a kernel path, over the same cache', { skip: skip || fanotifyMiss
   await daemon.client.bind(entry)
   await daemon.client.mount('/app', mountCommand(bootstrap, { blobs, cache }))
   const names = (await daemon.client.descriptors()).map(({ name }) => name)
-  t.ok(names.includes('fuse:session'), names.join())
+  t.ok(names.includes('fuse.session'), names.join())
   const expected = clean(await expectedOf(form('v6 zstd')))
   t.strictSame(clean(await sumTree(join(daemon.mountpoint, 'app'))), expected)
   const bound = await daemon.client.instance({ domainId: 'domain', id: 'fsid' })

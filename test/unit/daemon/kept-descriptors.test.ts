@@ -7,12 +7,12 @@ t.test('names and numbers, closed on exec from here on', async t => {
   const fds = [openSync('/dev/null', 'r'), openSync('/dev/null', 'r')]
   t.teardown(() => fds.forEach(fd => closeSync(fd)))
   for (const fd of fds) setCloseOnExec(fd, false)
-  const kept = readKeptDescriptors(JSON.stringify({ 'fanotify:group': fds[0], 'fill:ab': fds[1] }))
+  const kept = readKeptDescriptors(JSON.stringify({ 'fanotify.group': fds[0], 'fill.ab': fds[1] }))
   t.same(
     [...kept],
     [
-      ['fanotify:group', fds[0]],
-      ['fill:ab', fds[1]],
+      ['fanotify.group', fds[0]],
+      ['fill.ab', fds[1]],
     ],
   )
   for (const fd of fds) t.equal(getCloseOnExec(fd), true)
