@@ -111,6 +111,7 @@ export class Daemon implements Actions {
   async run(onReady: () => Promise<void>): Promise<void> {
     const { apiSocket } = this.#options
     const crashed = !this.#kernel && this.#fuse !== undefined && (await this.#predecessorCrashed())
+    const inherited = crashed || this.#options.kept.has(FUSE_SESSION)
     if (apiSocket !== undefined) this.#server = await serveApi(apiSocket, this, this.#logger)
     try {
       const restored = (await this.#fuse?.restoreKept()) ?? false
@@ -121,7 +122,8 @@ export class Daemon implements Actions {
       else if (!this.#options.passive) await this.start()
       await onReady()
     } catch (err) {
-      await this.#stop({ unmount: true })
+      // Containers stand on the mount of a predecessor: another successor may still come to serve it.
+      await this.#stop({ unmount: !inherited })
       throw err
     }
     await this.#ended

@@ -133,6 +133,23 @@ t.test('an image of the predecessor that is gone leaves the others alone', { ski
   await successor.client.umount('/app')
 })
 
+t.test('a successor that cannot start leaves the mount and its state to the next one', { skip }, async t => {
+  const { directory, daemon, root } = await serve(t)
+  const keeper = await keep(t, daemon)
+  const state = join(directory, 'run/api.fuse/server.json')
+  const sound = readFileSync(state)
+  await daemon.kill()
+  const reading = sumTree(root)
+  writeFileSync(state, sound.subarray(0, sound.length / 2))
+  await t.rejects(startFuseDaemon(t, directory, { kept: keeper.list() }), /ended with 4: .*STATE_INVALID/s)
+  t.equal(findMount(daemon.mountpoint)?.fsType, 'fuse', 'the mount stays')
+  t.ok(readdirSync(join(directory, 'run/api.fuse')).some(name => name.endsWith('.mount')))
+  writeFileSync(state, sound)
+  const next = await startFuseDaemon(t, directory, { kept: keeper.list() })
+  t.equal((await next.client.info()).state, 'RUNNING')
+  t.strictSame(await reading, expected)
+})
+
 t.test(
   'through a supervisor: state and descriptor are sent, the daemon is killed, the next one takes them',
   { skip: skip || pythonMissing },
