@@ -29,7 +29,7 @@ export interface FusePathOptions {
 
 /** The daemon of an image. */
 export interface ServingDaemon {
-  readonly daemon: WatchedDaemon
+  readonly daemon: Pick<WatchedDaemon, 'call' | 'keepDescriptors'>
   readonly cacheDirectory: string
   /** Ends the daemon that has no other image. */
   readonly end?: (discard: boolean) => Promise<void>
@@ -99,14 +99,12 @@ export class FusePath implements ServingPath {
    * @returns whether it did
    */
   async takeOver(record: ImageRecord): Promise<boolean> {
-    if (!this.mayTakeOver(record)) return false
+    if (!this.mayTakeOver(record) || !(await this.#isComplete(record))) return false
     const { spec } = record
     const place = placeOf(record)
-    const { daemon, cacheDirectory } = this.#daemonOf(place)
+    const { cacheDirectory } = this.#daemonOf(place)
     const target = place.mountpoint === spec.mountpoint ? `${spec.mountpoint}-erofs` : spec.mountpoint
     try {
-      const { data_all_ready: complete } = await daemon.call(client => client.blobcache(place.path))
-      if (!complete) return false
       const devices = readBlobIds(spec.bootstrapPath).map(id => join(cacheDirectory, `${id}.blob.data`))
       const plan = { kind: 'file' as const, source: spec.bootstrapPath, devices }
       record.superblocks = await mountPlanned(plan, target, this.#options.logger)
@@ -125,6 +123,21 @@ export class FusePath implements ServingPath {
       'image is complete: new containers read it through the kernel alone',
     )
     return true
+  }
+
+  /** False also where the daemon does not say: the image is shown all the same, and it is asked again. */
+  async #isComplete(record: ImageRecord): Promise<boolean> {
+    const place = placeOf(record)
+    try {
+      const { daemon } = this.#daemonOf(place)
+      return (await daemon.call(client => client.blobcache(place.path))).data_all_ready
+    } catch (err) {
+      this.#options.logger.warn(
+        { imageRef: record.spec.imageRef, reason: asFault(err).message },
+        'an image stays on FUSE for now: its daemon does not say whether it is complete',
+      )
+      return false
+    }
   }
 
   async #command(record: ImageRecord): Promise<MountCommand> {
