@@ -133,23 +133,19 @@ export async function openMountedImage(record: MountRecord, context: ServiceCont
   const { caches, logger, validate } = context
   const { command } = record
   const config = readMountConfig(command.config, logger)
-  const backend = createBackend(config.backend.type, config.backend[config.backend.type] ?? {}, { logger })
   const privateCache = privateDirectory(record, config, logger)
   const directory = privateCache ?? cacheDirectory(config) ?? ''
+  let cache: ChunkCache | undefined
   try {
-    const cache = await caches.open(directory)
-    try {
-      const bootstrapPath = command.source
-      const statistics = new ReadStatistics()
-      const image = await Image.open({ bootstrapPath, backend, cache, validate, logger, statistics })
-      const kept = privateCache === undefined ? record : { ...record, privateCache }
-      return new MountedImage(kept, config, image, cache, statistics, context)
-    } catch (err) {
-      await caches.close(cache)
-      throw err
-    }
+    cache = await caches.open(directory)
+    const backend = createBackend(config.backend.type, config.backend[config.backend.type] ?? {}, { logger })
+    const bootstrapPath = command.source
+    const statistics = new ReadStatistics()
+    const image = await Image.open({ bootstrapPath, backend, cache, validate, logger, statistics })
+    const kept = privateCache === undefined ? record : { ...record, privateCache }
+    return new MountedImage(kept, config, image, cache, statistics, context)
   } catch (err) {
-    await backend.close()
+    if (cache) await caches.close(cache)
     if (privateCache !== undefined && privateCache !== record.privateCache)
       rmSync(privateCache, { recursive: true, force: true })
     throw err
