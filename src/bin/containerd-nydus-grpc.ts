@@ -1,5 +1,4 @@
 #!/usr/bin/env node
-import { createHash } from 'node:crypto'
 import { mkdirSync, realpathSync } from 'node:fs'
 import path from 'node:path'
 import { asFault } from '../common/fault.js'
@@ -8,22 +7,14 @@ import { Store } from '../common/store.js'
 import { readVersion } from '../common/version.js'
 import { getRealTimeNs } from '../native/clock.js'
 import { notifyServiceManager } from '../native/notify.js'
-import { dockerConfigCredentials } from '../oci/docker-config.js'
-import {
-  backendConfigSource,
-  type NydusdTemplate,
-  readNydusdTemplate,
-} from '../snapshotter/backend-template.js'
+import { type NydusdTemplate, readNydusdTemplate } from '../snapshotter/backend-template.js'
 import { type Settings, resolveSettings } from '../snapshotter/config.js'
 import { parseFlags } from '../snapshotter/flags.js'
 import { Images } from '../snapshotter/images.js'
-import { MetricsServer } from '../snapshotter/metrics-server.js'
-import { RuntimeMounts } from '../snapshotter/runtime-mounts.js'
+import type { MetricsServer } from '../snapshotter/metrics-server.js'
+import type { RuntimeMounts } from '../snapshotter/runtime-mounts.js'
 import { SnapshotsServer } from '../snapshotter/server.js'
 import { Snapshotter } from '../snapshotter/snapshotter.js'
-import type { FuseOptions } from '../supervisor/daemons.js'
-import type { BackendConfigSource } from '../supervisor/image-mounts.js'
-import { Supervisor } from '../supervisor/supervisor.js'
 import { requireRoot, run } from './run.js'
 
 const NAME = 'containerd-nydus-grpc'
@@ -48,15 +39,10 @@ async function serve(settings: Settings): Promise<void> {
   for (const warning of settings.warnings) log.warn(warning)
   // Read before anything is opened, so that a wrong one is told at once.
   const template = readNydusdTemplate(settings.nydusdConfigPath, settings.nydusdConfigGiven)
-  const { metricsAddress, overlayHelper, cacheDirectory } = settings
-  const metricsServer = metricsAddress && (await MetricsServer.listen(metricsAddress, log))
+  const metricsServer = await serveMetrics(settings, log)
   const store = await Store.open(path.join(settings.root, 'state'))
-  const backendConfig = backendConfigSource(template.backend, dockerConfigCredentials(), log)
-  const images = openImages(settings, template, backendConfig, store, log)
-  const runtimeMounts =
-    overlayHelper === undefined
-      ? undefined
-      : new RuntimeMounts({ helper: overlayHelper, template: template.fuse, backendConfig, cacheDirectory })
+  const images = openImages(settings, template, store, log)
+  const runtimeMounts = await openRuntimeMounts(settings, template, log)
   const snapshotter = await Snapshotter.open({
     ...settings,
     store,
@@ -88,49 +74,32 @@ async function serve(settings: Settings): Promise<void> {
   log.info('stopped')
 }
 
-function openImages(
-  settings: Settings,
-  template: NydusdTemplate,
-  backendConfig: BackendConfigSource,
-  store: Store,
-  log: Logger,
-): Images {
+async function serveMetrics({ metricsAddress }: Settings, log: Logger): Promise<MetricsServer | undefined> {
+  if (!metricsAddress) return undefined
+  const { MetricsServer } = await import('../snapshotter/metrics-server.js')
+  return await MetricsServer.listen(metricsAddress, log)
+}
+
+function openImages(settings: Settings, template: NydusdTemplate, store: Store, log: Logger): Images {
   if (settings.noImages !== undefined) {
     const guestMounts = settings.overlayHelper !== undefined
     return new Images(undefined, { whyNone: settings.noImages, guestMounts })
   }
-  const supervisor = new Supervisor({
-    root: settings.root,
-    store,
-    cacheDirectory: settings.cacheDirectory,
-    logDirectory: settings.logDirectory,
-    runDirectory: runDirectory(settings),
-    driver: DRIVERS[settings.fsDriver] ?? settings.fsDriver,
-    fuse: fuseOptions(settings, template),
-    nydusdPath: settings.nydusdPath,
-    logLevel: settings.logLevel,
-    validate: true,
-    backendConfig,
-    logger: log.child({ mod: 'supervisor' }),
+  return new Images(async () => {
+    const { openSupervisor } = await import('./containerd-nydus-grpc/image-side.js')
+    return openSupervisor(settings, template, store, log)
   })
-  return new Images(supervisor)
 }
 
-function fuseOptions(
-  { root, threads, failoverPolicy, dedicated }: Settings,
-  { fuse: template }: NydusdTemplate,
-): FuseOptions {
-  const [mountpoint, socketDirectory] = [path.join(root, 'mnt'), path.join(root, 'socket')]
-  return { mountpoint, template, threads, failoverPolicy, dedicated, socketDirectory }
-}
-
-/** Upstream's words: for the kernel path, by whichever driver the kernel has, and for FUSE. */
-const DRIVERS: Readonly<Record<string, string>> = { fscache: 'kernel', fusedev: 'fuse' }
-
-/** Beside the socket, for /run is emptied at boot; several roots may share the directory. */
-function runDirectory({ address, root }: Settings): string {
-  const id = createHash('sha256').update(root).digest('hex').slice(0, 8)
-  return path.join(path.dirname(address), `nydusd-${id}`)
+/** Where containers get more than a plain overlay. */
+async function openRuntimeMounts(
+  settings: Settings,
+  template: NydusdTemplate,
+  log: Logger,
+): Promise<RuntimeMounts | undefined> {
+  if (settings.overlayHelper === undefined) return undefined
+  const side = await import('./containerd-nydus-grpc/image-side.js')
+  return side.openRuntimeMounts(settings.overlayHelper, settings, template, log)
 }
 
 /** The first signal asks for an orderly end; the second has its usual effect at once. */

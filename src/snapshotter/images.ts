@@ -18,31 +18,32 @@ export interface ImageLayer {
  * need an image wait for it; when it fails, the next such call tries it again.
  */
 export class Images {
-  readonly #mounts: ImageMounts | undefined
+  readonly #open: (() => Promise<ImageMounts>) | undefined
   readonly #whyNone: string
   readonly #guestMounts: boolean
-  #recovery: Promise<void> | undefined
+  #mounts: ImageMounts | undefined
+  #recovery: Promise<ImageMounts | undefined> | undefined
   /** Mounts under way, by layer: containers that start together share one. */
   readonly #mounting = new Map<string, Promise<string>>()
 
   /**
-   * @param mounts `undefined` where no image can be mounted: plain layers work all the same
+   * @param open what mounts images, which takes longer to load than all the rest and is asked for once; `undefined`
+   *   where no image can be mounted: plain layers work all the same
    * @param options.whyNone the reason for that, for those who ask for an image
    * @param options.guestMounts a runtime mounts images in its guests: where none can be mounted here, nobody minds
    */
-  constructor(mounts: ImageMounts | undefined, options: { whyNone?: string; guestMounts?: boolean } = {}) {
-    this.#mounts = mounts
+  constructor(
+    open: (() => Promise<ImageMounts>) | undefined,
+    options: { whyNone?: string; guestMounts?: boolean } = {},
+  ) {
+    this.#open = open
     this.#whyNone = options.whyNone ?? ''
     this.#guestMounts = options.guestMounts ?? false
   }
 
   /** Takes mounts of an earlier run back; a second call waits for the first unless that failed. */
   async recover(): Promise<void> {
-    this.#recovery ??= this.#mounts?.start().catch((err: unknown) => {
-      this.#recovery = undefined
-      throw err
-    })
-    await this.#recovery
+    await this.#recovered()
   }
 
   /**
@@ -51,17 +52,17 @@ export class Images {
    *   throws
    */
   async ensureMounted(layer: ImageLayer): Promise<string> {
-    if (!this.#mounts) {
+    const mounts = await this.#recovered()
+    if (!mounts) {
       if (this.#guestMounts) return layer.fsPath
       throw fault(
         'DRIVER_UNSUPPORTED',
         `snapshot ${layer.id} is a lazily read image, which cannot be mounted: ${this.#whyNone}`,
       )
     }
-    await this.recover()
     const underWay = this.#mounting.get(layer.id)
     if (underWay) return underWay
-    const mounting = this.#mount(this.#mounts, layer).finally(() => this.#mounting.delete(layer.id))
+    const mounting = this.#mount(mounts, layer).finally(() => this.#mounting.delete(layer.id))
     this.#mounting.set(layer.id, mounting)
     return mounting
   }
@@ -93,12 +94,27 @@ export class Images {
 
   /** Unmounts the image of a snapshot that is no more. */
   async release(id: string): Promise<void> {
-    await this.recover()
-    await this.#mounts?.unmount(id)
+    const mounts = await this.#recovered()
+    await mounts?.unmount(id)
   }
 
   async close(options: { cleanup: boolean }): Promise<void> {
     await this.#recovery?.catch(() => undefined)
     await this.#mounts?.close(options)
+  }
+
+  /** What mounts images, once it has taken its mounts back. */
+  #recovered(): Promise<ImageMounts | undefined> {
+    this.#recovery ??= this.#start().catch((err: unknown) => {
+      this.#recovery = undefined
+      throw err
+    })
+    return this.#recovery
+  }
+
+  async #start(): Promise<ImageMounts | undefined> {
+    this.#mounts ??= await this.#open?.()
+    await this.#mounts?.start()
+    return this.#mounts
   }
 }

@@ -36,8 +36,8 @@ export async function startSnapshotsServer(
   const socket = path.join(directory, 'grpc.sock')
   mkdirSync(root, { recursive: true })
   const store = await Store.open(path.join(root, 'state'))
-  const { runtimeMounts, guestMounts = false } = options
-  const images = new Images(options.images, { guestMounts })
+  const { runtimeMounts, guestMounts = false, images: mounts } = options
+  const images = new Images(mounts && (() => Promise.resolve(mounts)), { guestMounts })
   const snapshotter = await Snapshotter.open({
     root,
     store,
