@@ -19,7 +19,7 @@ import { fault, isFault } from '../common/fault.js'
 import { LOG_LEVELS, type Logger, pinoLevel } from '../common/log.js'
 import { readVersion } from '../common/version.js'
 import { receiveState, sendState } from '../native/hand-over.js'
-import { findMount } from '../native/mount-table.js'
+import { findFuseMount } from '../native/mount-table.js'
 import { Caches } from './caches.js'
 import { redactConfig } from './config-echo.js'
 import { FUSE_SESSION, FuseService, type FuseServiceOptions } from './fuse-service.js'
@@ -151,7 +151,7 @@ export class Daemon implements Actions {
   async #predecessorCrashed(): Promise<boolean> {
     const { apiSocket, kept } = this.#options
     if (apiSocket === undefined || kept.has(FUSE_SESSION) || !this.#fuse) return false
-    return findMount(this.#fuse.mountpoint)?.fsType === 'fuse' && (await isStaleSocket(apiSocket))
+    return findFuseMount(this.#fuse.mountpoint) !== undefined && (await isStaleSocket(apiSocket))
   }
 
   info(): DaemonInfo {

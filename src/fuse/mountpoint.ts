@@ -3,7 +3,7 @@ import { writeFileSync } from 'node:fs'
 import { realpath, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { fault, hasErrno } from '../common/fault.js'
-import { findMount } from '../native/mount-table.js'
+import { findFuseMount } from '../native/mount-table.js'
 
 const CONNECTIONS = '/sys/fs/fuse/connections'
 const LOOK_TIMEOUT_MS = 5000
@@ -28,15 +28,13 @@ export async function checkMountpoint(given: string): Promise<string> {
 }
 
 function refuseFuse(mountpoint: string): void {
-  const entry = findMount(mountpoint)
-  if (!entry || !isFuse(entry.fsType)) return
+  const entry = findFuseMount(mountpoint)
+  if (!entry) return
   throw fault(
     'MOUNTPOINT_IN_USE',
     `a FUSE file system (${entry.source}) is mounted on ${mountpoint} already: stop its daemon and run umount, or use another directory`,
   )
 }
-
-const isFuse = (fsType: string): boolean => fsType === 'fuse' || fsType.startsWith('fuse.')
 
 /** A path that lies on a hung network file system never answers. */
 async function inTime<T>(mountpoint: string, asked: Promise<T>): Promise<T> {
@@ -64,8 +62,8 @@ async function inTime<T>(mountpoint: string, asked: Promise<T>): Promise<T> {
  * Number of the connection of a FUSE mount: the minor of its device, whose major is 0. Undefined when none is there.
  */
 export function findConnection(mountpoint: string): number | undefined {
-  const entry = findMount(mountpoint)
-  return entry && isFuse(entry.fsType) ? Number(entry.device.replace(/^0:/, '')) : undefined
+  const entry = findFuseMount(mountpoint)
+  return entry && Number(entry.device.replace(/^0:/, ''))
 }
 
 /** @returns false when the kernel has no such knob */

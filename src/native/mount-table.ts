@@ -40,6 +40,12 @@ export function findMount(mountpoint: string): MountEntry | undefined {
   return readMountTable().findLast(entry => entry.mountpoint === mountpoint)
 }
 
+/** The FUSE mount that is visible at a path: of type `fuse`, or of one with a subtype. */
+export function findFuseMount(mountpoint: string): MountEntry | undefined {
+  const entry = findMount(mountpoint)
+  return entry?.fsType === 'fuse' || entry?.fsType.startsWith('fuse.') ? entry : undefined
+}
+
 /** Spaces, tabs, newlines and backslashes stand as octal escapes. */
 function unescape(field: string): string {
   return field.replace(/\\([0-7]{3})/g, (_match, octal: string) => String.fromCharCode(parseInt(octal, 8)))

@@ -40,16 +40,6 @@ export async function checkBootstrap(fsPath: string): Promise<void> {
   }
 }
 
-/** The version of a bootstrap that was checked. */
-export function readVersion(bootstrapPath: string): 5 | 6 {
-  const source = new FileSource(bootstrapPath)
-  try {
-    return detectFormat(source) === 'rafs-v5' ? 5 : 6
-  } finally {
-    source.close()
-  }
-}
-
 async function isPlain(file: string, parents: readonly string[]): Promise<boolean> {
   try {
     for (const parent of parents) if (!(await lstat(parent)).isDirectory()) return false

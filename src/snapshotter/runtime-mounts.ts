@@ -2,9 +2,9 @@
  * What a runtime that mounts images in its guest (Kata Containers) is told of one: an option of the container's overlay
  * mount, which the mount helper nydus-overlayfs drops where the overlay is mounted here (nydus-snapshotter 0.x).
  */
+import { readRafsVersion } from '../supervisor/bootstrap-file.js'
 import { fuseConfig, type FuseTemplate } from '../supervisor/fuse-config.js'
 import type { BackendConfigSource, ImageSpec } from '../supervisor/image-mounts.js'
-import { readVersion } from './bootstrap.js'
 import type { RuntimeMount } from './mounts.js'
 
 export interface RuntimeMountsOptions {
@@ -34,7 +34,7 @@ export class RuntimeMounts {
       source: spec.bootstrapPath,
       config: JSON.stringify(config),
       snapshotdir: snapshotDirectory,
-      fs_version: `v${readVersion(spec.bootstrapPath)}`,
+      fs_version: `v${readRafsVersion(spec.bootstrapPath)}`,
     }
     return { helper, option: `extraoption=${Buffer.from(JSON.stringify(told)).toString('base64')}` }
   }

@@ -1,14 +1,9 @@
 /** The FUSE mount of a daemon, as the mount table tells of it: nothing here asks the daemon. */
 import { hasErrno } from '../common/fault.js'
 import { unmount } from '../native/mount.js'
-import { findMount, type MountEntry } from '../native/mount-table.js'
+import { findFuseMount } from '../native/mount-table.js'
 
 const UNMOUNT_TIMEOUT_MS = 60_000
-
-export function findFuseMount(mountpoint: string): MountEntry | undefined {
-  const entry = findMount(mountpoint)
-  return entry?.fsType === 'fuse' || entry?.fsType.startsWith('fuse.') ? entry : undefined
-}
 
 /** Detaches every FUSE mount at the path; whoever uses one goes on with it. */
 export async function detachFuse(mountpoint: string): Promise<void> {

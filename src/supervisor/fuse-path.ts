@@ -9,10 +9,9 @@ import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import type { MountCommand } from '../client/api.js'
 import type { DaemonClient } from '../client/daemon-client.js'
-import { FileSource } from '../common/byte-source.js'
 import { asFault, isFault } from '../common/fault.js'
 import type { Logger } from '../common/log.js'
-import { Bootstrap } from '../erofs/bootstrap.js'
+import { readBlobIds } from './bootstrap-file.js'
 import { isErofsMounted, mountPlanned, unmountAll } from './erofs-mount.js'
 import { fuseConfig, type FuseTemplate } from './fuse-config.js'
 import { detachFuse } from './fuse-mount.js'
@@ -162,15 +161,5 @@ async function ensureShown(client: DaemonClient, { path }: FusePlace, command: M
   } catch (err) {
     // A successor that came up meanwhile shows it already.
     if (!isFault(err, 'INSTANCE_EXISTS')) throw err
-  }
-}
-
-/** In the order of the device table. */
-function readBlobIds(bootstrapPath: string): string[] {
-  const source = new FileSource(bootstrapPath)
-  try {
-    return Bootstrap.open(source).blobs.map(({ blobId }) => blobId)
-  } finally {
-    source.close()
   }
 }

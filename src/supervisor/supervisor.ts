@@ -6,14 +6,13 @@
  */
 import { writeFileSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
-import { FileSource } from '../common/byte-source.js'
 import { asFault, fault } from '../common/fault.js'
 import type { Logger } from '../common/log.js'
-import { detectFormat } from '../erofs/superblock.js'
+import { findFuseMount } from '../native/mount-table.js'
+import { readRafsVersion } from './bootstrap-file.js'
 import { Daemons, type DaemonsOptions, SHARED } from './daemons.js'
 import { isErofsMounted, unmountAll } from './erofs-mount.js'
 import { DEFAULT_FUSE_TEMPLATE } from './fuse-config.js'
-import { findFuseMount } from './fuse-mount.js'
 import { FusePath } from './fuse-path.js'
 import type { BackendConfigSource, ImageMounts, ImageSpec, MountedImage } from './image-mounts.js'
 import {
@@ -171,7 +170,7 @@ export class Supervisor implements ImageMounts {
    */
   #placeFor(spec: ImageSpec): FusePlace | undefined {
     const { fuse, driver } = this.#options
-    const version = readVersion(spec.bootstrapPath)
+    const version = readRafsVersion(spec.bootstrapPath)
     const byKernel = version === 6 && driver !== 'fuse' && this.#daemons.shared.driver !== 'fuse'
     if (byKernel) return undefined
     if (!fuse)
@@ -364,14 +363,4 @@ export class Supervisor implements ImageMounts {
 
 function daemonOf({ fuse }: ImageRecord): string {
   return fuse?.daemon ?? SHARED
-}
-
-/** What kind of bootstrap it is; the rest is found by who reads it. */
-function readVersion(bootstrapPath: string): 5 | 6 {
-  const source = new FileSource(bootstrapPath)
-  try {
-    return detectFormat(source) === 'rafs-v5' ? 5 : 6
-  } finally {
-    source.close()
-  }
 }

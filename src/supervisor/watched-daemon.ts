@@ -10,9 +10,10 @@ import { DaemonClient } from '../client/daemon-client.js'
 import { asFault, fault } from '../common/fault.js'
 import type { Logger } from '../common/log.js'
 import type { Store } from '../common/store.js'
+import { findFuseMount } from '../native/mount-table.js'
 import { identify, type ProcessIdentity, processEnded, startDaemon } from './daemon-process.js'
 import { DescriptorKeeper } from './descriptor-keeper.js'
-import { detachFuse, findFuseMount } from './fuse-mount.js'
+import { detachFuse } from './fuse-mount.js'
 
 export interface DaemonSetup {
   readonly store: Store

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import fc from 'fast-check'
 import t from 'tap'
-import { findMount, parseMountInfo, readMountTable } from '../../../src/native/mount-table.js'
+import { findFuseMount, findMount, parseMountInfo, readMountTable } from '../../../src/native/mount-table.js'
 
 t.test('the fields of a line, with any number of optional ones', async t => {
   const text = [
@@ -59,4 +59,5 @@ t.test('the table of this process', async t => {
   t.equal(readMountTable().length, readFileSync('/proc/self/mountinfo', 'utf8').trim().split('\n').length)
   t.equal(findMount('/proc')?.fsType, 'proc')
   t.equal(findMount('/proc/nowhere'), undefined)
+  t.equal(findFuseMount('/proc'), undefined, 'of another type')
 })
