@@ -27,7 +27,7 @@ import { encodeServiceState, parseServiceState } from './fuse-state.js'
 import { KernelService, type KernelServiceOptions, type ServiceContext } from './kernel-service.js'
 import type { Actions } from './routes.js'
 import { EventRing } from './event-ring.js'
-import { checkSettings, RuntimeSettings, settingsOf } from './runtime-settings.js'
+import { checkSettings, listSettings } from './runtime-settings.js'
 import { isStaleSocket, serveApi } from './server.js'
 import { Statistics } from './statistics.js'
 import { StateMachine } from './state.js'
@@ -70,7 +70,6 @@ export class Daemon implements Actions {
   readonly #logger: Logger
   readonly #state = new StateMachine()
   readonly #events = new EventRing()
-  readonly #settings = new RuntimeSettings()
   readonly #caches: Caches
   readonly #kernel: KernelService | undefined
   readonly #fuse: FuseService | undefined
@@ -250,7 +249,6 @@ export class Daemon implements Actions {
 
   async unmountImage(path: string): Promise<void> {
     await this.#needFuse().umount(path)
-    this.#settings.forget(path)
   }
 
   ownConfig(): string {
@@ -284,17 +282,12 @@ export class Daemon implements Actions {
   }
 
   settings(id: string | undefined): Record<string, string> {
-    for (const [path, { config }] of this.#fuse?.mounts ?? []) this.#settings.seed(path, settingsOf(config))
-    return this.#settings.list(id)
+    const mounts = this.#fuse?.mounts
+    return id === undefined ? listSettings(mounts ?? []) : { ...mounts?.get(id)?.settings }
   }
 
   putSettings(id: string | undefined, settings: Record<string, string>): void {
-    const checked = checkSettings(settings)
-    const path = id ?? '/'
-    const { image } = this.#needFuse().find(path)
-    const auth = checked.registry_auth
-    if (auth !== undefined && image.backend.setAuth) this.#fuse?.setRegistryAuth(path, auth)
-    this.#settings.put(path, checked)
+    this.#needFuse().putSettings(id ?? '/', checkSettings(settings))
   }
 
   async cullBlob(blobId: string): Promise<void> {

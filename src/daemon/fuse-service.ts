@@ -12,6 +12,7 @@ import type { FailoverPolicy, FuseServer, FuseServerOptions, ServedImage } from 
 import { type MountRecord, type ServiceState, StateDirectory } from './fuse-state.js'
 import { MountedImage, openMountedImage } from './mounted-image.js'
 import type { ServiceContext } from './kernel-service.js'
+import type { Settings } from './runtime-settings.js'
 
 export interface FuseServiceOptions {
   /** An existing directory. */
@@ -174,10 +175,10 @@ export class FuseService {
     })
   }
 
-  /** Credentials that a mount's registry is asked with from now on. @throws INSTANCE_UNKNOWN, CREDENTIALS_INVALID */
-  setRegistryAuth(path: string, auth: string): void {
+  /** What a mount's backend goes by from now on. @throws INSTANCE_UNKNOWN, CREDENTIALS_INVALID */
+  putSettings(path: string, settings: Settings): void {
     const mounted = this.find(path)
-    mounted.setRegistryAuth(auth)
+    mounted.putSettings(settings)
     this.#stateDirectory?.putMount(mounted.record)
   }
 

@@ -13,6 +13,7 @@ import type { MountRecord } from './fuse-state.js'
 import { Image } from './image.js'
 import type { ServiceContext } from './kernel-service.js'
 import { Prefetch, type PrefetchStats } from './prefetch.js'
+import { type Settings, settingsOf } from './runtime-settings.js'
 
 /** An image that is shown in a FUSE mount, and all that it holds. */
 export class MountedImage {
@@ -24,6 +25,8 @@ export class MountedImage {
   readonly reads: ReadStatistics
   readonly #context: ServiceContext
   #prefetch: Prefetch | undefined
+  /** What was put since it is mounted. */
+  #put: Settings = {}
 
   constructor(
     record: MountRecord,
@@ -68,12 +71,23 @@ export class MountedImage {
     return { files, pattern, latest }
   }
 
-  /** Also for a successor. @throws UNIMPLEMENTED, CREDENTIALS_INVALID */
-  setRegistryAuth(auth: string): void {
-    const { backend } = this.config
-    if (!this.image.backend.setAuth)
-      throw fault('UNIMPLEMENTED', `a backend of type ${backend.type} takes no credentials`)
+  /** What was put, and for the rest what its configuration says. Values are secret. */
+  get settings(): Settings {
+    return { ...settingsOf(this.config), ...this.#put }
+  }
+
+  /** Credentials are taken up at once by a backend that has any. @throws CREDENTIALS_INVALID */
+  putSettings(settings: Settings): void {
+    const { registry_auth: auth } = settings
+    if (auth !== undefined) this.#setAuth(auth)
+    this.#put = { ...this.#put, ...settings }
+  }
+
+  /** Also for a successor. */
+  #setAuth(auth: string): void {
+    if (!this.image.backend.setAuth) return
     this.image.backend.setAuth(auth)
+    const { backend } = this.config
     const changed = {
       ...this.config,
       backend: { ...backend, [backend.type]: { ...backend[backend.type], auth } },

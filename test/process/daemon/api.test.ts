@@ -269,6 +269,9 @@ t.test('mounts, settings and failed reads', { skip: fuseMissing }, async t => {
     t.same((await ask('GET', 'config?id=/app')).body, { registry_auth: value })
   }
   t.same((await ask('GET', 'config')).body, { '/app:registry_auth': 'bmV3ZXI6czNjcmV0' })
+  t.equal((await ask('PUT', 'config?id=/app/', { proxy_url: 'http://p' })).status, 204)
+  const settings = { registry_auth: 'bmV3ZXI6czNjcmV0', proxy_url: 'http://p' }
+  t.same((await ask('GET', 'config?id=/app')).body, settings, 'the same mount, however its path is written')
 
   registry.inject({ target: 'blob' }, { status: 500 })
   await t.rejects(runReader('cat', file('app/one')), /Input\/output error/)
@@ -278,6 +281,7 @@ t.test('mounts, settings and failed reads', { skip: fuseMissing }, async t => {
   t.match((await ask('GET', 'metrics/backend')).body, { read_errors: events.total_errors })
 
   t.equal((await ask('PUT', 'mount?mountpoint=/app', plain)).status, 204, 'another backend in its place')
+  t.same((await ask('GET', 'config')).body, {}, 'and nothing put to it')
   t.equal(await runReader('cat', file('app/one')), '6 byte')
   t.match((await ask('GET', 'metrics/backend')).body, { backend_type: 'localfs', read_errors: 0 })
   t.same(await nydusctl('umount', '-m', '/app'), { code: 0, stdout: '', stderr: '' })
