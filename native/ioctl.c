@@ -40,7 +40,7 @@
 #include <unistd.h>
 
 #define EXPORT __attribute__((visibility("default")))
-#define ABI 5
+#define ABI 6
 
 static int64_t result_of(long value) { return value < 0 ? -errno : value; }
 
@@ -549,6 +549,14 @@ EXPORT int32_t nydus_pidfd_getfd(int32_t pidfd, int32_t fd)
 	return (int32_t)result_of(syscall(SYS_pidfd_getfd, pidfd, fd, 0));
 }
 
+/* Whether another process's descriptor and one of ours are one open file (kcmp(2), KCMP_FILE): 1 or 0. */
+EXPORT int32_t nydus_same_file(int32_t pid, int32_t fd, int32_t own_fd)
+{
+	long order = syscall(SYS_kcmp, getpid(), pid, 0, own_fd, fd);
+
+	return order < 0 ? -errno : order == 0;
+}
+
 EXPORT int32_t nydus_pidfd_send_signal(int32_t pidfd, int32_t signal_number)
 {
 	return (int32_t)result_of(syscall(SYS_pidfd_send_signal, pidfd, signal_number, NULL, 0));
@@ -764,6 +772,24 @@ EXPORT int32_t nydus_notify(const char *path, const char *message, const int32_t
 	result = result_of(sendmsg(fd, &header, MSG_NOSIGNAL | MSG_DONTWAIT));
 	close(fd);
 	return result < 0 ? (int32_t)result : 0;
+}
+
+/*
+ * sd_notify_barrier(3): sends the write end of a pipe and gives its read end, which ends when everything that was sent
+ * before has been done.
+ */
+EXPORT int32_t nydus_barrier(const char *path)
+{
+	int32_t ends[2];
+	int32_t result;
+
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return -errno;
+	result = nydus_notify(path, "BARRIER=1", &ends[1], 1);
+	close(ends[1]);
+	if (result < 0)
+		close(ends[0]);
+	return result < 0 ? result : ends[0];
 }
 
 /* A stream socket connected to the path, whose calls end by themselves; -1 with errno. */

@@ -135,6 +135,7 @@ export const CODES = {
   DAEMON_STATE: 'failed_precondition',
   STATE_INVALID: 'failed_precondition',
   DAEMON_UNAVAILABLE: 'unavailable',
+  HOLDER_UNAVAILABLE: 'unavailable',
   DAEMON_START: 'unavailable',
   ADDRESS_IN_USE: 'busy',
   ROUTE_UNKNOWN: 'not_found',

@@ -6,7 +6,7 @@ import { syscallFault } from './errno.js'
 import { type Arguments, type CType, openForeignLibrary } from './foreign.js'
 
 /** Must equal `ABI` of native/ioctl.c: raised together whenever a signature below changes. */
-const ABI = 5
+const ABI = 6
 
 /** The functions of native/ioctl.c: result and arguments. A `pointer` is a Buffer, alive during the call. */
 const SIGNATURES = {
@@ -26,6 +26,7 @@ const SIGNATURES = {
   nydus_fuse_backing_close: ['int32', ['int32', 'uint32']],
   nydus_pidfd_open: ['int32', ['int32']],
   nydus_pidfd_getfd: ['int32', ['int32', 'int32']],
+  nydus_same_file: ['int32', ['int32', 'int32', 'int32']],
   nydus_pidfd_send_signal: ['int32', ['int32', 'int32']],
   nydus_end_process: ['int32', ['int32']],
   nydus_dup_above: ['int32', ['int32', 'int32']],
@@ -50,6 +51,7 @@ const SIGNATURES = {
   nydus_job_send_state: ['int32', ['pointer', 'pointer', 'uint32', 'int32']],
   nydus_job_receive_state: ['int32', ['pointer']],
   nydus_notify: ['int32', ['pointer', 'pointer', 'pointer', 'uint32']],
+  nydus_barrier: ['int32', ['pointer']],
 } as const satisfies Record<string, readonly [CType, readonly CType[]]>
 
 type Signatures = typeof SIGNATURES

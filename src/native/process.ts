@@ -4,6 +4,9 @@ import { fault, hasErrno } from '../common/fault.js'
 import { checked, getLibrary } from './library.js'
 import { POLL, startPoller } from './poller.js'
 
+/** Of a kernel without CONFIG_KCMP. */
+const ENOSYS = constants.errno.ENOSYS
+
 /**
  * A descriptor that stands for the process, immune to reuse of its pid.
  * @throws SYSCALL_FAILED: ESRCH
@@ -18,6 +21,16 @@ export function openPidfd(pid: number): number {
  */
 export function takeDescriptor(pidfd: number, fd: number): number {
   return checked('pidfd_getfd', getLibrary().nydus_pidfd_getfd(pidfd, fd), `of descriptor ${fd}`)
+}
+
+/**
+ * Whether a descriptor of the process and one of ours are the same open file; undefined where the kernel cannot tell.
+ * @throws SYSCALL_FAILED: EBADF, ESRCH
+ */
+export function isSameFile(pid: number, fd: number, ownFd: number): boolean | undefined {
+  const result = getLibrary().nydus_same_file(pid, fd, ownFd)
+  if (result === -ENOSYS) return undefined
+  return checked('kcmp', result, `of descriptor ${fd} of process ${pid} and our ${ownFd}`) === 1
 }
 
 /**

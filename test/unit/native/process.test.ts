@@ -4,7 +4,14 @@ import { closeSync, fstatSync, openSync, readFileSync, writeSync } from 'node:fs
 import path from 'node:path'
 import t, { type Test } from 'tap'
 import { getCloseOnExec } from '../../../src/native/descriptor.js'
-import { isAlive, openPidfd, sendSignal, takeDescriptor, waitForExit } from '../../../src/native/process.js'
+import {
+  isAlive,
+  isSameFile,
+  openPidfd,
+  sendSignal,
+  takeDescriptor,
+  waitForExit,
+} from '../../../src/native/process.js'
 import { scratch, syscallFailure } from '../../helpers/scratch.js'
 
 /** A process that lives until it is killed, with its pidfd. */
@@ -37,8 +44,15 @@ t.test('misused descriptors', async t => {
 t.test("takes a child's descriptor: the same open file", async t => {
   const name = path.join(scratch(t), 'log')
   const ours = openSync(name, 'w')
-  const [, pidfd] = await startSleeper(t, ours)
+  const [child, pidfd] = await startSleeper(t, ours)
   const { ino } = fstatSync(ours)
+  t.equal(isSameFile(child.pid!, 1, ours), true)
+  t.equal(isSameFile(process.pid, ours, ours), true)
+  const another = openSync(name, 'w')
+  t.equal(isSameFile(child.pid!, 1, another), false, 'the same file, opened twice')
+  closeSync(another)
+  t.throws(() => isSameFile(child.pid!, 77, ours), syscallFailure('EBADF', 'kcmp'))
+  t.throws(() => isSameFile(0x3fffff, 1, ours), syscallFailure('ESRCH', 'kcmp'))
   closeSync(ours)
   const taken = takeDescriptor(pidfd, 1)
   t.equal(fstatSync(taken).ino, ino)
