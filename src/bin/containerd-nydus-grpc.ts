@@ -13,8 +13,14 @@ import { parseFlags } from '../snapshotter/flags.js'
 import { Images } from '../snapshotter/images.js'
 import type { MetricsServer } from '../snapshotter/metrics-server.js'
 import type { RuntimeMounts } from '../snapshotter/runtime-mounts.js'
+import { PrefetchLists } from '../snapshotter/prefetch-lists.js'
+import { systemActions } from '../snapshotter/system-actions.js'
+import type { SystemActions } from '../snapshotter/system-routes.js'
+import type { SystemServer } from '../snapshotter/system-server.js'
 import { SnapshotsServer } from '../snapshotter/server.js'
 import { Snapshotter } from '../snapshotter/snapshotter.js'
+import type { ImageMounts } from '../supervisor/image-mounts.js'
+import type { Supervisor } from '../supervisor/supervisor.js'
 import { requireRoot, run } from './run.js'
 
 const NAME = 'containerd-nydus-grpc'
@@ -41,7 +47,12 @@ async function serve(settings: Settings): Promise<void> {
   const template = readNydusdTemplate(settings.nydusdConfigPath, settings.nydusdConfigGiven)
   const metricsServer = await serveMetrics(settings, log)
   const store = await Store.open(path.join(settings.root, 'state'))
-  const images = openImages(settings, template, store, log)
+  const prefetchLists = new PrefetchLists()
+  let supervisor: Supervisor | undefined
+  const images = openImages(settings, async () => {
+    const { openSupervisor } = await import('./containerd-nydus-grpc/image-side.js')
+    return (supervisor = openSupervisor(settings, template, { store, prefetchLists, log }))
+  })
   const runtimeMounts = await openRuntimeMounts(settings, template, log)
   const snapshotter = await Snapshotter.open({
     ...settings,
@@ -51,6 +62,8 @@ async function serve(settings: Settings): Promise<void> {
     now: getRealTimeNs,
     log: log.child({ mod: 'snapshotter' }),
   })
+  const actions = systemActions(() => supervisor, template.backend, prefetchLists)
+  const systemServer = await serveSystem(settings, actions, log)
   const server = await SnapshotsServer.listen(
     settings.address,
     settings.owner,
@@ -70,6 +83,7 @@ async function serve(settings: Settings): Promise<void> {
   await snapshotter.close()
   await images.close({ cleanup: settings.cleanupOnClose })
   await store.close()
+  await systemServer?.close()
   await metricsServer?.close()
   log.info('stopped')
 }
@@ -80,15 +94,20 @@ async function serveMetrics({ metricsAddress }: Settings, log: Logger): Promise<
   return await MetricsServer.listen(metricsAddress, log)
 }
 
-function openImages(settings: Settings, template: NydusdTemplate, store: Store, log: Logger): Images {
-  if (settings.noImages !== undefined) {
-    const guestMounts = settings.overlayHelper !== undefined
-    return new Images(undefined, { whyNone: settings.noImages, guestMounts })
-  }
-  return new Images(async () => {
-    const { openSupervisor } = await import('./containerd-nydus-grpc/image-side.js')
-    return openSupervisor(settings, template, store, log)
-  })
+async function serveSystem(
+  { system }: Settings,
+  actions: SystemActions,
+  log: Logger,
+): Promise<SystemServer | undefined> {
+  if (!system) return undefined
+  const { SystemServer } = await import('../snapshotter/system-server.js')
+  return await SystemServer.listen({ ...system, actions, logger: log.child({ mod: 'system' }) })
+}
+
+function openImages(settings: Settings, open: () => Promise<ImageMounts>): Images {
+  if (settings.noImages === undefined) return new Images(open)
+  const guestMounts = settings.overlayHelper !== undefined
+  return new Images(undefined, { whyNone: settings.noImages, guestMounts })
 }
 
 /** Where containers get more than a plain overlay. */

@@ -5,11 +5,13 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { type Command, InvalidArgumentError } from 'commander'
 import type { BackendMetrics } from '../client/api.js'
 import { DaemonClient } from '../client/daemon-client.js'
+import { DEFAULT_SYSTEM_SOCKET } from '../client/system-client.js'
 import { commandLine } from '../common/command-line.js'
 import { asFault, fault } from '../common/fault.js'
 import { readVersion } from '../common/version.js'
 import { backendRates, backendText, cacheText, fsText, RATES_HEADER, ratesText } from './nydusctl/counters.js'
 import { infoText, instancesText } from './nydusctl/info.js'
+import { addSystemCommands } from './nydusctl/system.js'
 import { run } from './run.js'
 
 interface GlobalFlags {
@@ -32,9 +34,10 @@ interface MountFlags {
 
 function program(): Command {
   const command = commandLine('nydusctl')
-    .description('asks a running nydusd, through its API socket')
+    .description('asks a running nydusd, through its API socket, or the snapshotter above it')
     .version(`nydusctl ${readVersion().version}`, '--version', 'print the version')
     .option('-S, --sock <path>', 'API socket of the daemon')
+    .option('--system-sock <path>', "the snapshotter's system.address", DEFAULT_SYSTEM_SOCKET)
     .option('-r, --raw', 'print what the daemon answers as it is', false)
     .option('-j, --json', 'print JSON to be read, one document', false)
   command
@@ -71,6 +74,7 @@ function program(): Command {
     .argument('[mountpoint]', 'where it is shown')
     .option('-m, --mountpoint <path>', 'the same')
     .action(umount)
+  addSystemCommands(command)
   return command
 }
 

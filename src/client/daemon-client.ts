@@ -1,5 +1,5 @@
-import { Client } from 'undici'
-import { CODES, fault, type FaultCode, hasErrno } from '../common/fault.js'
+import { fault } from '../common/fault.js'
+import { type Method, UnixHttpClient } from './unix-http-client.js'
 import type {
   BackendMetrics,
   BlobCacheEntry,
@@ -7,14 +7,11 @@ import type {
   DaemonEvents,
   DaemonInfo,
   DescriptorInfo,
-  ErrorBody,
   FsMetrics,
   InflightInfo,
   InstanceInfo,
   MountCommand,
 } from './api.js'
-
-type Method = 'GET' | 'PUT' | 'POST' | 'DELETE'
 
 /** Which instance a call is about. */
 export interface InstanceName {
@@ -27,24 +24,19 @@ export interface InstanceName {
  * and what the daemon refuses comes back as the fault that it named.
  */
 export class DaemonClient {
-  readonly #client: Client
-  readonly #socketPath: string
-
-  readonly #headers: Record<string, string>
+  readonly #http: UnixHttpClient
 
   /**
    * @param options.timeoutMs for the whole of a call; binding an image reads only local files, so seconds are plenty
    * @param options.userAgent who asks, for the log of the daemon
    */
   constructor(socketPath: string, options: { timeoutMs?: number; userAgent?: string } = {}) {
-    const timeoutMs = options.timeoutMs ?? 30_000
-    this.#socketPath = socketPath
-    this.#headers = options.userAgent === undefined ? {} : { 'user-agent': options.userAgent }
-    this.#client = new Client('http://nydusd', {
+    this.#http = new UnixHttpClient({
+      ...options,
       socketPath,
-      headersTimeout: timeoutMs,
-      bodyTimeout: timeoutMs,
-      connect: { timeout: 2000 },
+      silence: 'DAEMON_UNAVAILABLE',
+      server: 'nydusd',
+      option: 'the --apisock of a running nydusd',
     })
   }
 
@@ -151,32 +143,16 @@ export class DaemonClient {
 
   /** The answer to any GET of the API as the daemon wrote it, for tools that show it. */
   async getText(path: string): Promise<string> {
-    return this.#send('GET', path)
+    return this.#http.send('GET', path)
   }
 
   async close(): Promise<void> {
-    await this.#client.destroy()
+    await this.#http.close()
   }
 
   async #call(method: Method, path: string, body?: unknown): Promise<unknown> {
-    const text = await this.#send(method, path, body)
+    const text = await this.#http.send(method, path, body)
     return text === '' ? undefined : JSON.parse(text)
-  }
-
-  async #send(method: Method, path: string, body?: unknown): Promise<string> {
-    const response = await this.#client
-      .request({
-        method,
-        path,
-        headers: { ...this.#headers, ...(body === undefined ? {} : { 'content-type': 'application/json' }) },
-        ...(body === undefined ? {} : { body: JSON.stringify(body) }),
-      })
-      .catch((err: unknown) => {
-        throw fault('DAEMON_UNAVAILABLE', silence(this.#socketPath, err), { cause: err })
-      })
-    const text = await response.body.text()
-    if (response.statusCode < 300) return text
-    throw remoteFault(response.statusCode, text)
   }
 }
 
@@ -190,28 +166,4 @@ function mountQuery(mountpoint: string): string {
 
 function idQuery(id: string | undefined): string {
   return id === undefined ? '' : `?id=${encodeURIComponent(id)}`
-}
-
-function silence(socketPath: string, err: unknown): string {
-  if (hasErrno(err, 'ENOENT'))
-    return `there is no socket ${socketPath}: is that the --apisock of a running nydusd?`
-  if (hasErrno(err, 'EACCES')) return `the socket ${socketPath} may not be opened: ask as root`
-  return `nydusd does not answer on ${socketPath}: see its log`
-}
-
-function remoteFault(status: number, text: string): Error {
-  let body: Partial<ErrorBody> = {}
-  try {
-    body = JSON.parse(text) as Partial<ErrorBody>
-  } catch {
-    // Not our daemon's shape: the text itself is the message.
-  }
-  const code =
-    body.fault !== undefined && body.fault in CODES ? (body.fault as FaultCode) : 'DAEMON_UNAVAILABLE'
-  return fault(code, sentenceOf(body.message) ?? `nydusd answered HTTP ${status}: ${text.slice(0, 200)}`)
-}
-
-/** What went wrong, out of the words that upstream's API has around it: `Mount(MountFilesystem(…))`. */
-function sentenceOf(message: string | undefined): string | undefined {
-  return message === undefined ? undefined : (/^\w+\(\w+\((.*)\)\)$/s.exec(message)?.[1] ?? message)
 }

@@ -137,6 +137,7 @@ export const CODES = {
   DAEMON_UNAVAILABLE: 'unavailable',
   HOLDER_UNAVAILABLE: 'unavailable',
   DAEMON_START: 'unavailable',
+  SYSTEM_UNAVAILABLE: 'unavailable',
   ADDRESS_IN_USE: 'busy',
   ROUTE_UNKNOWN: 'not_found',
   REQUEST_INVALID: 'invalid_argument',

@@ -16,6 +16,7 @@ import type {
   MountInfo,
 } from '../client/api.js'
 import { fault, isFault } from '../common/fault.js'
+import { isStaleSocket } from '../common/http-server.js'
 import { LOG_LEVELS, type Logger, pinoLevel } from '../common/log.js'
 import { readVersion } from '../common/version.js'
 import { receiveState, sendState } from '../native/hand-over.js'
@@ -28,7 +29,7 @@ import { KernelService, type KernelServiceOptions, type ServiceContext } from '.
 import type { Actions } from './routes.js'
 import { EventRing } from './event-ring.js'
 import { checkSettings, listSettings } from './runtime-settings.js'
-import { isStaleSocket, serveApi } from './server.js'
+import { serveApi } from './server.js'
 import { Statistics } from './statistics.js'
 import { StateMachine } from './state.js'
 

@@ -50,10 +50,10 @@ export const CONFIG_KEYS = {
   },
   cleanup_on_close: off('unmount every image and stop nydusd at shutdown'),
 
-  'system.enable': off('HTTP system controller', 'later'),
-  'system.address': text('socket of the system controller', '/run/containerd-nydus/system.sock', 'later'),
-  'system.uid': { type: 'int', default: 0, help: 'owner of that socket', effect: 'later' },
-  'system.gid': { type: 'int', default: 0, help: 'group of that socket', effect: 'later' },
+  'system.enable': { type: 'bool', default: true, help: 'HTTP system controller, which nydusctl asks' },
+  'system.address': text('its socket, by default system.sock beside the gRPC socket'),
+  'system.uid': { type: 'int', default: 0, help: 'owner of that socket' },
+  'system.gid': { type: 'int', default: 0, help: 'group of that socket' },
   'system.debug.daemon_cpu_profile_duration_secs': {
     type: 'int',
     default: 0,

@@ -19,6 +19,8 @@ export interface Settings {
   readonly root: string
   readonly address: string
   readonly owner: { readonly uid: number; readonly gid: number }
+  /** The system controller's socket; `undefined` for none. */
+  readonly system: { readonly address: string; readonly owner: Settings['owner'] } | undefined
   /** Why no image can be mounted, `undefined` where one can. */
   readonly noImages: string | undefined
   readonly cleanupOnClose: boolean
@@ -99,6 +101,12 @@ function settingsOf(
     root,
     address: path.resolve(text('address')),
     owner: { uid: Number(values.get('uid')), gid: Number(values.get('gid')) },
+    system: on('system.enable')
+      ? {
+          address: systemAddress(text('system.address'), text('address')),
+          owner: { uid: Number(values.get('system.uid')), gid: Number(values.get('system.gid')) },
+        }
+      : undefined,
     noImages: noImagesReason(text('daemon_mode'), text('daemon.fs_driver')),
     cleanupOnClose: on('cleanup_on_close'),
     nydusdPath: text('daemon.nydusd_path'),
@@ -159,6 +167,11 @@ function parseListenAddress(text: string): ListenAddress | undefined {
   return port === undefined || Number(port) > 65_535 ? undefined : { host, port: Number(port) }
 }
 
+/** Beside the gRPC socket, where upstream's default is too: several snapshotters have one each. */
+function systemAddress(address: string, grpcAddress: string): string {
+  return path.resolve(address === '' ? path.join(path.dirname(grpcAddress), 'system.sock') : address)
+}
+
 function noImagesReason(mode: string, driver: string): string | undefined {
   if (mode === 'none') return 'daemon_mode none starts no nydusd, use shared'
   if (!BUILT_DRIVERS.has(driver))
@@ -191,6 +204,11 @@ function problemsOf(values: ReadonlyMap<ConfigKeyName, ConfigValue>): string[] {
   else if (addressBytes > SOCKET_MAX_BYTES)
     problems.push(
       `address is too long: ${addressBytes} bytes, a socket's path has at most ${SOCKET_MAX_BYTES}`,
+    )
+  const systemBytes = Buffer.byteLength(systemAddress(text('system.address'), text('address')))
+  if (values.get('system.enable') === true && systemBytes > SOCKET_MAX_BYTES)
+    problems.push(
+      `system.address is too long: ${systemBytes} bytes, a socket's path has at most ${SOCKET_MAX_BYTES}`,
     )
   if (values.get('image.validate_signature') === true && !isFile(text('image.public_key_file')))
     problems.push('image.validate_signature needs a file in image.public_key_file')

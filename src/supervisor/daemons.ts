@@ -62,6 +62,11 @@ export class Daemons {
     return this.get(SHARED, this.#options.fuse?.mountpoint)
   }
 
+  /** Those that are known, by key: the shared one first. */
+  list(): [string, WatchedDaemon][] {
+    return [...this.#daemons].sort(([a], [b]) => Number(b === SHARED) - Number(a === SHARED))
+  }
+
   /** @param mountpoint of its FUSE mount; undefined where it makes none */
   get(key: string, mountpoint: string | undefined): WatchedDaemon {
     let daemon = this.#daemons.get(key)

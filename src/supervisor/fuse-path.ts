@@ -23,6 +23,7 @@ import type { KnownImage, WatchedDaemon } from './watched-daemon.js'
 export interface FusePathOptions {
   readonly backendConfig: BackendConfigSource
   readonly fuseTemplate: FuseTemplate
+  readonly takePrefetchFiles?: (imageRef: string) => readonly string[]
   readonly logger: Logger
 }
 
@@ -50,7 +51,11 @@ export class FusePath implements ServingPath {
     const { daemon } = this.#daemonOf(place)
     // Its directory says that the image is mounted, wherever it is shown.
     mkdirSync(record.spec.mountpoint, { recursive: true, mode: 0o755 })
-    const command = await this.#command(record)
+    const files = this.#options.takePrefetchFiles?.(record.spec.imageRef) ?? []
+    const command = {
+      ...(await this.#command(record)),
+      ...(files.length > 0 && { prefetch_files: [...files] }),
+    }
     await daemon.call(async client => {
       await ensureShown(client, place, command)
       remember()

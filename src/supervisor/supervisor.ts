@@ -10,11 +10,18 @@ import { asFault, fault } from '../common/fault.js'
 import type { Logger } from '../common/log.js'
 import { findFuseMount } from '../native/mount-table.js'
 import { readRafsVersion } from './bootstrap-file.js'
+import { type DaemonStatus, fetchReadDataKb, imageStatus, readMemoryRssKb } from './daemon-status.js'
 import { Daemons, type DaemonsOptions, SHARED } from './daemons.js'
 import { isErofsMounted, unmountAll } from './erofs-mount.js'
 import { DEFAULT_FUSE_TEMPLATE } from './fuse-config.js'
 import { FusePath } from './fuse-path.js'
-import type { BackendConfigSource, ImageMounts, ImageSpec, MountedImage } from './image-mounts.js'
+import type {
+  BackendConfig,
+  BackendConfigSource,
+  ImageMounts,
+  ImageSpec,
+  MountedImage,
+} from './image-mounts.js'
 import {
   freshFsid,
   type FusePlace,
@@ -35,6 +42,8 @@ export interface SupervisorOptions extends DaemonsOptions {
   /** The snapshotter's root: the domain of its images is derived from it. */
   readonly root: string
   readonly backendConfig: BackendConfigSource
+  /** Files of an image to fetch at its next mount by FUSE; asked once for each mount. */
+  readonly takePrefetchFiles?: (imageRef: string) => readonly string[]
 }
 
 /** How long a stop with clean-up waits for containers to let go of images. */
@@ -102,6 +111,16 @@ export class Supervisor implements ImageMounts {
 
   list(): MountedImage[] {
     return [...this.#images.values()].filter(({ state }) => state === 'mounted').map(r => this.#describe(r))
+  }
+
+  /** The shared one first. */
+  async daemons(): Promise<DaemonStatus[]> {
+    return Promise.all(this.#daemons.list().map(([key, daemon]) => this.#statusOf(key, daemon)))
+  }
+
+  async backendOf(id: string): Promise<BackendConfig | undefined> {
+    const record = this.#images.get(id)
+    return record && this.#options.backendConfig(record.spec)
   }
 
   /** Resolves when nobody uses any more what was unmounted. */
@@ -330,6 +349,19 @@ export class Supervisor implements ImageMounts {
       }
     }
     return known
+  }
+
+  async #statusOf(id: string, daemon: WatchedDaemon): Promise<DaemonStatus> {
+    const records = [...this.#images.values()].filter(record => daemonOf(record) === id)
+    const { pid, apiSocket, driver, mountpoint = '' } = daemon.status
+    const paths = records.flatMap(({ fuse }) => (fuse ? [fuse.path] : []))
+    const readDataKb = pid === 0 ? 0 : await fetchReadDataKb(apiSocket, paths)
+    return {
+      ...{ id, pid, apiSocket, driver, mountpoint, readDataKb },
+      references: records.length + (id === SHARED ? 1 : 0),
+      memoryRssKb: readMemoryRssKb(pid),
+      images: records.map(record => imageStatus(record, this.#describe(record))),
+    }
   }
 
   #recordsOf(daemon: string): ImageRecord[] {

@@ -87,6 +87,13 @@ export class WatchedDaemon {
     return this.#passedOver
   }
 
+  /** What is known of it without asking; pid 0 while none runs. */
+  get status(): { pid: number; apiSocket: string; driver: string; mountpoint: string | undefined } {
+    const { apiSocket, fuseMountpoint: mountpoint } = this.#setup
+    const running = this.#process !== undefined && isRunning(this.#process)
+    return { pid: running ? (this.#process?.pid ?? 0) : 0, apiSocket, driver: this.#driver, mountpoint }
+  }
+
   /** False for one of an earlier run, which was configured differently. */
   get isAsConfigured(): boolean {
     return this.#service === this.#setup.service

@@ -9,17 +9,23 @@ import type { Store } from '../../common/store.js'
 import { dockerConfigCredentials } from '../../oci/docker-config.js'
 import { backendConfigSource } from '../../snapshotter/backend-config.js'
 import type { NydusdTemplate } from '../../snapshotter/backend-template.js'
+import type { PrefetchLists } from '../../snapshotter/prefetch-lists.js'
 import type { Settings } from '../../snapshotter/config.js'
 import { RuntimeMounts } from '../../snapshotter/runtime-mounts.js'
 import type { FuseOptions } from '../../supervisor/daemons.js'
 import type { BackendConfigSource } from '../../supervisor/image-mounts.js'
 import { Supervisor } from '../../supervisor/supervisor.js'
 
+export interface SupervisorParts {
+  readonly store: Store
+  readonly prefetchLists: PrefetchLists
+  readonly log: Logger
+}
+
 export function openSupervisor(
   settings: Settings,
   template: NydusdTemplate,
-  store: Store,
-  log: Logger,
+  { store, prefetchLists, log }: SupervisorParts,
 ): Supervisor {
   return new Supervisor({
     root: settings.root,
@@ -33,6 +39,7 @@ export function openSupervisor(
     logLevel: settings.logLevel,
     validate: true,
     backendConfig: backendConfig(template, log),
+    takePrefetchFiles: imageRef => prefetchLists.take(imageRef),
     logger: log.child({ mod: 'supervisor' }),
   })
 }

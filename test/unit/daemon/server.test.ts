@@ -291,7 +291,7 @@ t.test('the path of the socket', async t => {
   const actions = {} as Actions
   await t.rejects(serveApi(socketPath, actions, silentLogger), {
     code: 'ADDRESS_IN_USE',
-    message: /another daemon/,
+    message: /another process/,
   })
 
   const file = path.join(t.testdir({ precious: 'bytes' }), 'precious')

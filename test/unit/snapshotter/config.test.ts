@@ -20,6 +20,7 @@ t.test('defaults', async t => {
     root: '/var/lib/containerd/io.containerd.snapshotter.v1.nydus',
     address: '/run/containerd-nydus/containerd-nydus-grpc.sock',
     owner: { uid: 0, gid: 0 },
+    system: { address: '/run/containerd-nydus/system.sock', owner: { uid: 0, gid: 0 } },
     noImages: undefined,
     cleanupOnClose: false,
     nydusdPath: '',
@@ -110,6 +111,7 @@ max_concurrent_proc = 4
   t.match(settings, {
     root: '/var/lib/nydus',
     address: '/run/n.sock',
+    system: { address: '/run/containerd-nydus/system.sock', owner: { uid: 0, gid: 0 } },
     cleanupOnClose: true,
     nydusdPath: '/usr/local/bin/nydusd',
     nydusdConfigPath: '/etc/nydus/other.json',
@@ -125,7 +127,6 @@ max_concurrent_proc = 4
   })
   const warned = settings.warnings.join('\n')
   for (const key of [
-    'system.enable',
     'system.debug.daemon_cpu_profile_duration_secs',
     'daemon.nydusimage_path',
     'cgroup.enable',

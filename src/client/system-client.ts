@@ -1,0 +1,52 @@
+import { UnixHttpClient } from './unix-http-client.js'
+
+/** Where the snapshotter's system controller is, if nobody says otherwise. */
+export const DEFAULT_SYSTEM_SOCKET = '/run/containerd-nydus/system.sock'
+
+/** One element of GET /api/v1/daemons; upstream's, `driver` is ours. */
+export interface SystemDaemon {
+  id: string
+  pid: number
+  api_socket: string
+  supervisor_path: string
+  reference: number
+  mountpoint: string
+  startup_cpu_utilization: number
+  memory_rss_kb: number
+  read_data_kb: number
+  instances: Record<
+    string,
+    { snapshot_id: string; snapshot_dir: string; mountpoint: string; image_id: string }
+  >
+  driver: string
+}
+
+/** Client of the snapshotter's system controller; SYSTEM_UNAVAILABLE when nobody answers. */
+export class SystemClient {
+  readonly #http: UnixHttpClient
+
+  /** @param options.timeoutMs of one call, 30 s where it is left out */
+  constructor(socketPath: string, options: { timeoutMs?: number; userAgent?: string } = {}) {
+    this.#http = new UnixHttpClient({
+      ...options,
+      socketPath,
+      silence: 'SYSTEM_UNAVAILABLE',
+      server: 'containerd-nydus-grpc',
+      option: 'the system.address of a running containerd-nydus-grpc',
+    })
+  }
+
+  /** The answer to any GET as it was written, for tools that show it. */
+  getText(path: string): Promise<string> {
+    return this.#http.send('GET', path)
+  }
+
+  /** @returns the answer's text */
+  put(path: string, body?: unknown): Promise<string> {
+    return this.#http.send('PUT', path, body)
+  }
+
+  async close(): Promise<void> {
+    await this.#http.close()
+  }
+}

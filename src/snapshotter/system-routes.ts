@@ -1,0 +1,96 @@
+/**
+ * The system controller's paths: upstream's, and ours, marked. A path may have `{name}` for one segment.
+ * Shapes follow containerd-nydus-grpc's controller.
+ */
+import type { SystemDaemon } from '../client/system-client.js'
+import { fault } from '../common/fault.js'
+import type { BackendConfig } from '../supervisor/image-mounts.js'
+import type { DaemonStatus } from '../supervisor/daemon-status.js'
+import { parsePrefetchLists, type PrefetchList } from './prefetch-lists.js'
+
+/** What the snapshotter can be asked to do; the routes only translate. */
+export interface SystemActions {
+  daemons(): Promise<DaemonStatus[]>
+  /** Where the blobs of a daemon's images come from, with secrets. @throws INSTANCE_UNKNOWN */
+  backend(daemonId: string): Promise<BackendConfig>
+  putPrefetchLists(lists: readonly PrefetchList[]): void
+}
+
+export interface SystemRequest {
+  /** What stands for `{name}` in the path. */
+  readonly parameters: Readonly<Record<string, string>>
+  readonly query: URLSearchParams
+  /** Parsed JSON. @throws REQUEST_INVALID */
+  body(): unknown
+}
+
+/** @returns what is sent as JSON, nothing where it is undefined */
+export type SystemRoute = (actions: SystemActions, request: SystemRequest) => unknown
+
+const ROUTES: Readonly<Record<string, Readonly<Record<string, SystemRoute>>>> = {
+  '/api/v1/daemons': { GET: async actions => (await actions.daemons()).map(daemonText) },
+  '/api/v1/daemons/records': {
+    GET: () => {
+      throw fault('UNIMPLEMENTED', 'not implemented')
+    },
+  },
+  '/api/v1/daemons/{id}/backend': {
+    GET: (actions, { parameters }) => actions.backend(parameters['id'] ?? ''),
+  },
+  '/api/v1/prefetch': {
+    PUT: (actions, request) => actions.putPrefetchLists(parsePrefetchLists(request.body())),
+  },
+}
+
+/** The methods of a path with what its names stand for; undefined for an unknown path. */
+export function findSystemRoute(
+  path: string,
+): { methods: Readonly<Record<string, SystemRoute>>; parameters: Record<string, string> } | undefined {
+  for (const [pattern, methods] of Object.entries(ROUTES)) {
+    const parameters = matchPath(pattern, path)
+    if (parameters) return { methods, parameters }
+  }
+  return undefined
+}
+
+/** Every route, for the reference and its test. */
+export function listSystemRoutes(): string[] {
+  return Object.entries(ROUTES).flatMap(([path, methods]) =>
+    Object.keys(methods).map(method => `${method} ${path}`),
+  )
+}
+
+function matchPath(pattern: string, path: string): Record<string, string> | undefined {
+  const [wanted, given] = [pattern.split('/'), path.split('/')]
+  if (wanted.length !== given.length) return undefined
+  const parameters: Record<string, string> = {}
+  for (const [index, segment] of wanted.entries()) {
+    const text = given[index] ?? ''
+    const name = /^\{(\w+)\}$/.exec(segment)?.[1]
+    if (name === undefined ? segment !== text : text === '') return undefined
+    if (name !== undefined) parameters[name] = text
+  }
+  return parameters
+}
+
+/** Upstream's names; `driver` is ours. */
+function daemonText(daemon: DaemonStatus): SystemDaemon {
+  return {
+    id: daemon.id,
+    pid: daemon.pid,
+    api_socket: daemon.apiSocket,
+    supervisor_path: '',
+    reference: daemon.references,
+    mountpoint: daemon.mountpoint,
+    startup_cpu_utilization: 0,
+    memory_rss_kb: daemon.memoryRssKb,
+    read_data_kb: daemon.readDataKb,
+    instances: Object.fromEntries(
+      daemon.images.map(({ id, imageRef, mountpoint, directory }) => [
+        id,
+        { snapshot_id: id, snapshot_dir: directory, mountpoint, image_id: imageRef },
+      ]),
+    ),
+    driver: daemon.driver,
+  }
+}
