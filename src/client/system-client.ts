@@ -3,7 +3,7 @@ import { UnixHttpClient } from './unix-http-client.js'
 /** Where the snapshotter's system controller is, if nobody says otherwise. */
 export const DEFAULT_SYSTEM_SOCKET = '/run/containerd-nydus/system.sock'
 
-/** One element of GET /api/v1/daemons; upstream's, `driver` is ours. */
+/** One element of GET /api/v1/daemons; upstream's, and from `driver` on ours. */
 export interface SystemDaemon {
   id: string
   pid: number
@@ -19,6 +19,10 @@ export interface SystemDaemon {
     { snapshot_id: string; snapshot_dir: string; mountpoint: string; image_id: string }
   >
   driver: string
+  /** Since this snapshotter watches it. */
+  deaths: number
+  /** More than 0 while a daemon that keeps dying is not started again yet. */
+  restart_in_ms: number
 }
 
 /** Client of the snapshotter's system controller; SYSTEM_UNAVAILABLE when nobody answers. */

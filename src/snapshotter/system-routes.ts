@@ -73,7 +73,7 @@ function matchPath(pattern: string, path: string): Record<string, string> | unde
   return parameters
 }
 
-/** Upstream's names; `driver` is ours. */
+/** Upstream's names; the last are ours. */
 function daemonText(daemon: DaemonStatus): SystemDaemon {
   return {
     id: daemon.id,
@@ -92,5 +92,7 @@ function daemonText(daemon: DaemonStatus): SystemDaemon {
       ]),
     ),
     driver: daemon.driver,
+    deaths: daemon.deaths,
+    restart_in_ms: daemon.restartInMs,
   }
 }

@@ -36,11 +36,16 @@ export interface ProcessIdentity {
   readonly startTicks: string
 }
 
+export interface StartedDaemon extends ProcessIdentity {
+  /** Resolves at its end: the signal that killed it, null where it ended by itself. */
+  readonly killedBy: Promise<NodeJS.Signals | null>
+}
+
 /**
  * Starts a daemon in a session of its own, so that it outlives us, and waits until its API answers.
  * @throws DRIVER_UNSUPPORTED in the daemon's words, DAEMON_START with the last lines of its log
  */
-export async function startDaemon(command: DaemonCommand): Promise<ProcessIdentity> {
+export async function startDaemon(command: DaemonCommand): Promise<StartedDaemon> {
   const ours = command.nydusdPath === ''
   const file = ours ? process.execPath : command.nydusdPath
   const args = ours
@@ -55,6 +60,9 @@ export async function startDaemon(command: DaemonCommand): Promise<ProcessIdenti
     env: { ...process.env, [KEPT_DESCRIPTORS_ENV]: JSON.stringify(names), NYDUS_READY_FD: String(READY_FD) },
   })
   closeSync(logFd)
+  const killedBy = new Promise<NodeJS.Signals | null>(resolve => {
+    child.once('exit', (_code, signal) => resolve(signal))
+  })
   const ready = child.stdio[READY_FD] as NodeJS.ReadableStream & { destroy(): void }
   try {
     await new Promise<void>((resolve, reject) => {
@@ -82,7 +90,7 @@ export async function startDaemon(command: DaemonCommand): Promise<ProcessIdenti
   if (child.pid === undefined) throw fault('DAEMON_START', `nydusd does not start: ${file} cannot be run`)
   const identity = identify(child.pid)
   if (!identity) throw fault('DAEMON_START', `nydusd ended at once: ${lastWords(command.logPath)}`)
-  return identity
+  return { ...identity, killedBy }
 }
 
 /** Undefined when there is no such process (or only its remains). */

@@ -24,6 +24,10 @@ export interface DaemonStatus {
   /** What its FUSE mounts were read, 0 where it cannot be told. */
   readonly readDataKb: number
   readonly images: readonly ImageStatus[]
+  /** Since this snapshotter watches it. */
+  readonly deaths: number
+  /** More than 0 while it keeps dying and is not started again yet. */
+  readonly restartInMs: number
 }
 
 export interface ImageStatus extends Pick<MountedImage, 'id' | 'imageRef' | 'mountpoint'> {

@@ -23,6 +23,17 @@ const images = new Gauge({
   registers: [metrics],
 })
 
+const daemonEvents = new Counter({
+  name: 'nydusd_lifetime_event_counts',
+  help: 'Daemons that began to serve (RUNNING), died (DIED), were ended (DESTROYED); ours: pauses before a restart (BACKED_OFF)',
+  labelNames: ['nydusd_event'],
+  registers: [metrics],
+})
+
+export function countDaemonEvent(event: 'RUNNING' | 'DIED' | 'DESTROYED' | 'BACKED_OFF'): void {
+  daemonEvents.inc({ nydusd_event: event })
+}
+
 export function countDriver(requested: string, driver: string): void {
   driverInfo.reset()
   driverInfo.set({ driver, requested }, 1)

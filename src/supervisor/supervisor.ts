@@ -353,11 +353,13 @@ export class Supervisor implements ImageMounts {
 
   async #statusOf(id: string, daemon: WatchedDaemon): Promise<DaemonStatus> {
     const records = [...this.#images.values()].filter(record => daemonOf(record) === id)
-    const { pid, apiSocket, driver, mountpoint = '' } = daemon.status
+    const { mountpoint = '', ...status } = daemon.status
+    const { pid, apiSocket } = status
     const paths = records.flatMap(({ fuse }) => (fuse ? [fuse.path] : []))
     const readDataKb = pid === 0 ? 0 : await fetchReadDataKb(apiSocket, paths)
     return {
-      ...{ id, pid, apiSocket, driver, mountpoint, readDataKb },
+      ...status,
+      ...{ id, mountpoint, readDataKb },
       references: records.length + (id === SHARED ? 1 : 0),
       memoryRssKb: readMemoryRssKb(pid),
       images: records.map(record => imageStatus(record, this.#describe(record))),

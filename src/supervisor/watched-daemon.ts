@@ -11,9 +11,17 @@ import { asFault, fault } from '../common/fault.js'
 import type { Logger } from '../common/log.js'
 import type { Store } from '../common/store.js'
 import { findFuseMount } from '../native/mount-table.js'
-import { identify, type ProcessIdentity, processEnded, startDaemon } from './daemon-process.js'
+import {
+  identify,
+  type ProcessIdentity,
+  processEnded,
+  type StartedDaemon,
+  startDaemon,
+} from './daemon-process.js'
 import { DescriptorKeeper } from './descriptor-keeper.js'
+import { DeathCount } from './death-count.js'
 import { detachFuse } from './fuse-mount.js'
+import { countDaemonEvent } from './metrics.js'
 
 export interface DaemonSetup {
   readonly store: Store
@@ -50,10 +58,16 @@ interface DaemonRecord extends ProcessIdentity {
   service: string
 }
 
-/** A daemon that dies is replaced at once the first time, then after doubling pauses up to this. */
-const RESTART_PAUSE_MAX_MS = 30_000
-/** A daemon that lived this long starts its count of deaths afresh. */
-const STABLE_MS = 60_000
+export interface WatchedStatus {
+  readonly pid: number
+  readonly apiSocket: string
+  readonly driver: string
+  readonly mountpoint: string | undefined
+  /** Since it is watched, with successors that did not come up. */
+  readonly deaths: number
+  /** More than 0 while a daemon that keeps dying is not started again. */
+  readonly restartInMs: number
+}
 
 export class WatchedDaemon {
   readonly #setup: DaemonSetup
@@ -67,7 +81,9 @@ export class WatchedDaemon {
   #passedOver: readonly string[] = []
   #service = ''
   #process: ProcessIdentity | undefined
-  #deaths = 0
+  readonly #deaths = new DeathCount()
+  /** 0: the next successor is not waited with. */
+  #pausedUntilMs = 0
   /** Settled when a daemon serves; pending while a successor is brought up. */
   #serving: Promise<void> = Promise.resolve()
 
@@ -88,10 +104,17 @@ export class WatchedDaemon {
   }
 
   /** What is known of it without asking; pid 0 while none runs. */
-  get status(): { pid: number; apiSocket: string; driver: string; mountpoint: string | undefined } {
+  get status(): WatchedStatus {
     const { apiSocket, fuseMountpoint: mountpoint } = this.#setup
     const running = this.#process !== undefined && isRunning(this.#process)
-    return { pid: running ? (this.#process?.pid ?? 0) : 0, apiSocket, driver: this.#driver, mountpoint }
+    return {
+      pid: running ? (this.#process?.pid ?? 0) : 0,
+      apiSocket,
+      driver: this.#driver,
+      mountpoint,
+      deaths: this.#deaths.total,
+      restartInMs: Math.max(0, this.#pausedUntilMs - Date.now()),
+    }
   }
 
   /** False for one of an earlier run, which was configured differently. */
@@ -140,6 +163,7 @@ export class WatchedDaemon {
       kill(daemon)
     }
     await processEnded(daemon.pid)
+    countDaemonEvent('DESTROYED')
     await this.#setup.store.write([{ type: 'del', key: this.#setup.storeKey }])
   }
 
@@ -197,7 +221,7 @@ export class WatchedDaemon {
       mkdirSync(directory, { recursive: true, mode: 0o700 })
     const images = await this.#knownImages()
     const waits = images.length > 0 || this.#setup.waits
-    const daemon = await startDaemon({
+    const { killedBy, ...daemon } = await startDaemon({
       nydusdPath,
       logPath,
       kept: this.#keeper.list(),
@@ -224,7 +248,8 @@ export class WatchedDaemon {
     this.#process = daemon
     this.#service = service
     this.#logger.info({ pid: daemon.pid, driver: this.#driver, images: images.length }, 'daemon runs')
-    this.#watch(daemon)
+    countDaemonEvent('RUNNING')
+    this.#watch(daemon, killedBy)
   }
 
   #learn({ driver, passed_over }: DaemonInfo): void {
@@ -253,13 +278,20 @@ export class WatchedDaemon {
     }
   }
 
-  #watch(daemon: ProcessIdentity): void {
-    const startedMs = Date.now()
+  /** @param killedBy of a child of ours: what killed it */
+  #watch(daemon: ProcessIdentity, killedBy?: StartedDaemon['killedBy']): void {
+    const startedMs = performance.now()
     processEnded(daemon.pid, this.#closing.signal).then(
-      () => {
+      async () => {
         if (this.#closing.signal.aborted) return
-        this.#deaths = Date.now() - startedMs > STABLE_MS ? 1 : this.#deaths + 1
-        this.#logger.error({ pid: daemon.pid }, 'the daemon died: its readers wait for a successor')
+        const livedMs = Math.round(performance.now() - startedMs)
+        const signal = await killedBy
+        this.#deaths.died(livedMs, signal)
+        countDaemonEvent('DIED')
+        this.#logger.error(
+          { pid: daemon.pid, livedMs, signal },
+          'the daemon died: its readers wait for a successor',
+        )
         this.#serving = this.#succeed()
       },
       (err: unknown) => {
@@ -272,20 +304,20 @@ export class WatchedDaemon {
   /** Brings a successor up, as often as it takes. */
   async #succeed(): Promise<void> {
     while (!this.#closing.signal.aborted) {
-      if (this.#deaths > 1) {
-        const pauseMs = Math.min(125 * 2 ** this.#deaths, RESTART_PAUSE_MAX_MS)
-        this.#logger.warn(
-          { pauseMs, deaths: this.#deaths },
-          'the daemon keeps dying: waiting before the next start',
-        )
+      const { pauseMs, inRow: deaths } = this.#deaths
+      if (pauseMs > 0) {
+        this.#logger.error({ pauseMs, deaths }, 'the daemon keeps dying: waiting before the next start')
+        countDaemonEvent('BACKED_OFF')
+        this.#pausedUntilMs = Date.now() + pauseMs
         await delay(pauseMs, undefined, { signal: this.#closing.signal }).catch(() => undefined)
+        this.#pausedUntilMs = 0
       }
       if (this.#closing.signal.aborted) return
       try {
         await this.#launch()
         return
       } catch (err) {
-        this.#deaths++
+        this.#deaths.failed()
         this.#logger.error({ err: asFault(err) }, 'a successor did not come up')
       }
     }

@@ -20,6 +20,8 @@ const DAEMON = {
   memoryRssKb: 100,
   readDataKb: 3,
   images: [{ id: '12', imageRef: 'r/a:b', mountpoint: '/mnt/12', directory: '/root/snapshots/12' }],
+  deaths: 1,
+  restartInMs: 0,
 }
 
 async function listen(t: Test, overrides: Partial<SystemActions> = {}) {
@@ -77,6 +79,8 @@ t.test('daemons and their backends, as upstream tells them', async t => {
         },
       },
       driver: 'fuse',
+      deaths: 1,
+      restart_in_ms: 0,
     },
   ])
   const backend = await ask(address, 'GET', '/api/v1/daemons/shared/backend')
