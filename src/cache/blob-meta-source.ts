@@ -28,6 +28,8 @@ export class BlobMetaSource implements LayoutSource {
   readonly #options: BlobMetaSourceOptions
   readonly #path: string
   readonly #logger: Logger
+  /** The local copy was refused, and that was said: it is not looked at again. */
+  #damaged = false
 
   constructor(options: BlobMetaSourceOptions) {
     this.#options = options
@@ -37,6 +39,7 @@ export class BlobMetaSource implements LayoutSource {
 
   /** @throws RAFS_UNSUPPORTED, CACHE_IO */
   async loadLocal(): Promise<RafsLayout | undefined> {
+    if (this.#damaged) return undefined
     let file: Uint8Array
     try {
       file = await readFile(this.#path)
@@ -48,6 +51,7 @@ export class BlobMetaSource implements LayoutSource {
       return this.#layout(parseMetaFile(this.#options.blob, file))
     } catch (err) {
       if (!isFault(err, 'BLOB_META_INVALID')) throw err
+      this.#damaged = true
       this.#logger.warn(
         { err, path: this.#path },
         'the local copy of blob metadata is damaged: it is fetched again',

@@ -9,6 +9,7 @@ import { ChunkCache } from '../../../src/cache/chunk-cache.js'
 import { describeBlobs } from '../../../src/cache/image-blobs.js'
 import { FileSource } from '../../../src/common/byte-source.js'
 import { fault } from '../../../src/common/fault.js'
+import { type Logger, silentLogger } from '../../../src/common/log.js'
 import { openInodeReader } from '../../../src/erofs/open-inode-reader.js'
 import { fixturesDirectory, rafsImages, readExpected } from '../../helpers/rafs-fixtures.js'
 import { scratch } from '../../helpers/scratch.js'
@@ -35,11 +36,16 @@ const unreachable = (blobId: string): BlobReader => ({
   read: () => Promise.reject(fault('REGISTRY_UNAVAILABLE', 'down')),
 })
 
-function openBlobs(cache: ChunkCache, source: FileSource, reader: (blobId: string) => BlobReader) {
+function openBlobs(
+  cache: ChunkCache,
+  source: FileSource,
+  reader: (blobId: string) => BlobReader,
+  logger: Logger = silentLogger,
+) {
   return Promise.all(
     describeBlobs(source).map(({ blobId, chunkCount, sizeBytes, layoutSource }) => {
       const own = reader(blobId)
-      const layout = layoutSource({ directory: cache.directory, reader: own, validate: true })
+      const layout = layoutSource({ directory: cache.directory, reader: own, validate: true, logger })
       return cache.openBlob({ blobId, sizeBytes, chunkCount, layoutSource: layout, reader: own })
     }),
   )
@@ -104,9 +110,12 @@ t.test('every file comes out right', { skip: fixtures ? false : 'no fixtures' },
     const good = readFileSync(meta)
     truncateSync(meta, good.length - 1)
     const third = ChunkCache.open({ directory })
-    const healed = await openBlobs(third, source, stored)
+    const logger = silentLogger.child({})
+    const warnings = t.capture(logger, 'warn')
+    const healed = await openBlobs(third, source, stored, logger)
     await healed[0]!.ensure(0, 4096, { kind: 'demand' })
     t.ok(readFileSync(meta).equals(good), `${image.name}: damaged metadata is fetched again`)
+    t.equal(warnings().length, 1, 'and told once')
     await third.close()
   }
 })
