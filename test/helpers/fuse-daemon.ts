@@ -8,6 +8,7 @@ import type { DescriptorInfo, MountCommand } from '../../src/client/api.js'
 import { DaemonClient } from '../../src/client/daemon-client.js'
 import type { BuiltForm } from './built-forms.js'
 import { programPath } from './command-line.js'
+import { type FaultRegistryOptions, startFaultRegistry } from './registry.js'
 import { readLog } from './supervised.js'
 
 export interface FuseDaemonOptions {
@@ -109,6 +110,19 @@ export function writeForm(directory: string, form: BuiltForm): WrittenForm {
   writeFileSync(bootstrap, form.bootstrap)
   for (const [id, bytes] of form.blobs) writeFileSync(join(blobs, id), bytes)
   return { bootstrap, blobs }
+}
+
+/** A form whose blobs are on a registry of ours, and the backend that reads them there. */
+export async function publishForm(
+  t: Pick<Test, 'teardown'>,
+  form: BuiltForm,
+  more: object = {},
+  options: FaultRegistryOptions = {},
+) {
+  const registry = await startFaultRegistry(t, options)
+  for (const [id, bytes] of form.blobs) registry.addBlob(bytes, { as: `sha256:${id}` })
+  const how = { scheme: 'http', host: registry.host, repo: 'app', timeout: 5, ...more }
+  return { registry, backend: { type: 'registry', registry: how } }
 }
 
 /** A mount with blobs in a directory, unless another backend is given. */

@@ -25,6 +25,7 @@ import { runProgram } from '../../helpers/command-line.js'
 import {
   type FuseDaemon,
   mountCommand,
+  publishForm,
   runReader,
   startFuseDaemon,
   sumTree,
@@ -32,7 +33,6 @@ import {
 } from '../../helpers/fuse-daemon.js'
 import { fuseMissing } from '../../helpers/fuse-serving.js'
 import { fixturesDirectory, rafsImages } from '../../helpers/rafs-fixtures.js'
-import { startFaultRegistry } from '../../helpers/registry.js'
 import { scratch } from '../../helpers/scratch.js'
 import { checkTree, fanotifyMissing } from '../../helpers/supervised.js'
 
@@ -53,13 +53,8 @@ const clean = (sums: Map<string, string>): [string, string][] =>
 async function serveFromRegistry(t: Test, rafs = {}) {
   const directory = scratch(t)
   const image = form('v6 zstd')
-  const registry = await startFaultRegistry(t)
-  for (const [id, bytes] of image.blobs) registry.addBlob(bytes, { as: `sha256:${id}` })
+  const { registry, backend } = await publishForm(t, image, { retry_limit: 1 })
   const { bootstrap } = writeForm(directory, image)
-  const backend = {
-    type: 'registry',
-    registry: { scheme: 'http', host: registry.host, repo: 'app', retry_limit: 1, timeout: 5 },
-  }
   const daemon = await startFuseDaemon(t, directory)
   const command = mountCommand(bootstrap, { backend, cache: join(directory, 'cache'), rafs })
   await daemon.client.mount('/app', command)
@@ -155,14 +150,9 @@ t.test('credentials that change while it serves', { skip }, async t => {
   const directory = scratch(t)
   const image = form('v6 lz4')
   const auth = { username: 'me', password: 'secret', method: 'basic' as const }
-  const registry = await startFaultRegistry(t, { auth })
-  for (const [id, bytes] of image.blobs) registry.addBlob(bytes, { as: `sha256:${id}` })
   const { bootstrap } = writeForm(directory, image)
   const base64 = (text: string): string => Buffer.from(text).toString('base64')
-  const backend = {
-    type: 'registry',
-    registry: { scheme: 'http', host: registry.host, repo: 'app', auth: base64('me:wrong') },
-  }
+  const { backend } = await publishForm(t, image, { auth: base64('me:wrong') }, { auth })
   const daemon = await startFuseDaemon(t, directory)
   await daemon.client.mount('/', mountCommand(bootstrap, { backend, cache: join(directory, 'cache') }))
   await t.rejects(runReader('cat', join(daemon.mountpoint, 'dir/raw')), /Input\/output error/)

@@ -9,13 +9,13 @@ import { buildForms } from '../../helpers/built-forms.js'
 import {
   type FuseDaemon,
   mountCommand,
+  publishForm,
   runReader,
   startFuseDaemon,
   sumTree,
   writeForm,
 } from '../../helpers/fuse-daemon.js'
 import { fuseMissing } from '../../helpers/fuse-serving.js'
-import { startFaultRegistry } from '../../helpers/registry.js'
 import { scratch } from '../../helpers/scratch.js'
 import { pythonMissing, startStateHolder } from '../../helpers/state-holder.js'
 
@@ -28,12 +28,7 @@ let expected: Map<string, string> | undefined
 async function serve(t: Test, args: readonly string[] = []) {
   const directory = scratch(t)
   const { bootstrap, blobs } = writeForm(directory, form!)
-  const registry = await startFaultRegistry(t)
-  for (const [id, bytes] of form!.blobs) registry.addBlob(bytes, { as: `sha256:${id}` })
-  const backend = {
-    type: 'registry',
-    registry: { scheme: 'http', host: registry.host, repo: 'app', timeout: 5 },
-  }
+  const { registry, backend } = await publishForm(t, form!)
   const daemon = await startFuseDaemon(t, directory, { args })
   await daemon.client.mount(
     '/dir/ectory',
