@@ -35,12 +35,12 @@ import { decompressLayer } from '../../../../src/image/tar/layer-stream.js'
 import { DEFAULT_LIMITS } from '../../../../src/image/tar/limits.js'
 import { readTar } from '../../../../src/image/tar/tar-reader.js'
 import { makeNode, setTimes } from '../../../../src/native/make-file.js'
-import { mountErofs, unmount } from '../../../../src/native/mount.js'
 import { readXattrs, setXattr } from '../../../../src/native/xattr.js'
 import { type DescribedEntry, describeTree, makeAwkwardTree } from '../../../helpers/awkward-tree.js'
 import { erofsMissing } from '../../../helpers/erofs-image.js'
+import { withKernelMount } from '../../../helpers/kernel-mount.js'
 import { fixturesDirectory, readExpected } from '../../../helpers/rafs-fixtures.js'
-import { checkTree, decodeBlob } from '../../../helpers/rafs-tree.js'
+import { checkTree } from '../../../helpers/rafs-tree.js'
 import { rootMissing, scratch } from '../../../helpers/scratch.js'
 
 const cipher = {
@@ -112,19 +112,6 @@ const tarSource = (file: string): LayerSource => ({
 
 /** The bootstrap as a reader of the whole image has it: one inside a blob is encoded again with the blob's id. */
 const bootstrapOf = (built: BuiltImage): Buffer => encodeImage(built.image).bytes
-
-/** Writes the uncompressed devices of the image's blobs. */
-async function writeDevices(directory: string, bootstrap: Bootstrap): Promise<string[]> {
-  const devices = []
-  for (const blob of bootstrap.blobs) {
-    const device = path.join(directory, `${blob.blobId}.data`)
-    const source = new FileSource(path.join(directory, blob.blobId))
-    writeFileSync(device, (await decodeBlob(bootstrap, blob, source)).space)
-    source.close()
-    devices.push(device)
-  }
-  return devices
-}
 
 const withoutNanoseconds = ({ mtime_nsec: _, ...entry }: DescribedEntry) => entry
 
@@ -215,7 +202,7 @@ t.test('the kernel shows a built directory as it was', { skip: erofsMissing }, a
       const built = await build(directory, new DirectorySource(tree, readXattrs), {
         ...optionsOf('batch', 'zstd', chunkSize),
       })
-      t.same(await mounted(t, directory, bootstrapOf(built), describeTree), expected)
+      t.same(await withKernelMount(t, { directory, bytes: bootstrapOf(built) }, describeTree), expected)
     })
   }
 })
@@ -234,7 +221,7 @@ t.test('a file of more than 4 GiB', { skip: erofsMissing }, async t => {
   const inode = built.root.children.get('large')
   t.match(inode, { type: 'regular', sizeBytes })
   t.equal(built.blob?.chunkCount, 2, 'zeros are stored once')
-  await mounted(t, directory, bootstrapOf(built), target => {
+  await withKernelMount(t, { directory, bytes: bootstrapOf(built) }, target => {
     const fd = openSync(path.join(target, 'large'), 'r')
     const tail = Buffer.alloc(16)
     t.equal(readSync(fd, tail, 0, 16, sizeBytes - 10), 10)
@@ -243,28 +230,6 @@ t.test('a file of more than 4 GiB', { skip: erofsMissing }, async t => {
     t.equal(statSync(path.join(target, 'large')).size, sizeBytes)
   })
 })
-
-/** What the kernel shows of an image that erofs-utils accepts. */
-async function mounted<T>(
-  t: Test,
-  directory: string,
-  bytes: Buffer,
-  look: (target: string) => T,
-): Promise<T> {
-  const file = path.join(directory, 'image.boot')
-  writeFileSync(file, bytes)
-  const devices = await writeDevices(directory, Bootstrap.open(new MemorySource(bytes)))
-  const fsck = spawnSync('fsck.erofs', [...devices.map(one => `--device=${one}`), file], { encoding: 'utf8' })
-  t.equal(fsck.status, 0, fsck.stderr)
-  const target = path.join(directory, 'mount')
-  mkdirSync(target)
-  await mountErofs({ source: file, devices, target, timeoutMs: 10_000 })
-  try {
-    return look(target)
-  } finally {
-    await unmount(target, { timeoutMs: 10_000 })
-  }
-}
 
 const fixtures = fixturesDirectory()
 if (fixtures === undefined) {
@@ -292,7 +257,7 @@ if (fixtures === undefined) {
         if (erofsMissing !== false || column !== 2) return
         const script = path.join(fixtures, 'check_tree.py')
         const known = path.join(fixtures, 'torture/expected.jsonl')
-        const check = await mounted(t, directory, bytes, target =>
+        const check = await withKernelMount(t, { directory, bytes }, target =>
           spawnSync('python3', [script, target, known], { encoding: 'utf8' }),
         )
         t.equal(check.stdout, '1684 entries, 0 differences\n')
