@@ -1,4 +1,14 @@
-import { mkdirSync } from 'node:fs'
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+} from 'node:fs'
+import path from 'node:path'
 import { ClassicLevel } from 'classic-level'
 import { asFault, fault } from './fault.js'
 
@@ -21,10 +31,11 @@ export class Store {
 
   /** @throws STORE_LOCKED when another process holds it, STORE_IO */
   static async open(directory: string): Promise<Store> {
-    mkdirSync(directory, { recursive: true, mode: 0o700 })
-    const db = new ClassicLevel<string, unknown>(directory, { valueEncoding: 'json' })
     try {
+      if (!existsSync(directory) || readdirSync(directory).length === 0) await create(directory)
+      const db = new ClassicLevel<string, unknown>(directory, { valueEncoding: 'json' })
       await db.open()
+      return new Store(db)
     } catch (err) {
       const cause = err instanceof Error && err.cause instanceof Error ? err.cause : err
       if (cause instanceof Error && 'code' in cause && cause.code === 'LEVEL_LOCKED') {
@@ -38,7 +49,6 @@ export class Store {
       }
       throw asFault(cause, 'STORE_IO', `cannot open the state in ${directory}`)
     }
-    return new Store(db)
   }
 
   async get<T>(key: string): Promise<T | undefined> {
@@ -61,5 +71,31 @@ export class Store {
 
   async close(): Promise<void> {
     await this.#db.close()
+  }
+}
+
+/**
+ * Makes an empty store. LevelDB flushes its first files late, and a power cut leaves some that it cannot open: under its
+ * final name the store appears whole and on the disk.
+ */
+async function create(directory: string): Promise<void> {
+  const fresh = `${directory}.new`
+  rmSync(fresh, { recursive: true, force: true })
+  mkdirSync(fresh, { recursive: true, mode: 0o700 })
+  const db = new ClassicLevel(fresh)
+  await db.open()
+  await db.close()
+  flush(fresh)
+  renameSync(fresh, directory)
+  flush(path.dirname(directory))
+}
+
+/** Makes the entries of a directory durable. */
+function flush(directory: string): void {
+  const fd = openSync(directory, 'r')
+  try {
+    fsyncSync(fd)
+  } finally {
+    closeSync(fd)
   }
 }

@@ -1,4 +1,4 @@
-import { lstat } from 'node:fs/promises'
+import { lstat, open } from 'node:fs/promises'
 import path from 'node:path'
 import { FileSource } from '../common/byte-source.js'
 import { fault, hasErrno } from '../common/fault.js'
@@ -37,6 +37,19 @@ export async function checkBootstrap(fsPath: string): Promise<void> {
     else parseSuperblock(source)
   } finally {
     source.close()
+  }
+}
+
+/** Makes a layer's bootstrap durable: who unpacks a layer flushes nothing. @throws RAFS_NOT_RAFS there is none */
+export async function flushBootstrap(fsPath: string): Promise<void> {
+  const file = await findBootstrap(fsPath)
+  for (const part of [file, path.dirname(file), fsPath]) {
+    const handle = await open(part, 'r')
+    try {
+      await handle.sync()
+    } finally {
+      await handle.close()
+    }
   }
 }
 

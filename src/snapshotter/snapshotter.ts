@@ -1,7 +1,7 @@
 import type { Logger } from '../common/log.js'
 import { asFault, fault, isFault } from '../common/fault.js'
 import type { Store } from '../common/store.js'
-import { checkBootstrap } from './bootstrap.js'
+import { checkBootstrap, flushBootstrap } from './bootstrap.js'
 import { type SkippedLayer, decideBase, decideLayer } from './decide.js'
 import { Directories } from './directories.js'
 import { parseFilters } from './filter.js'
@@ -91,7 +91,10 @@ export class Snapshotter implements Snapshots {
   async commit(request: CommitRequest): Promise<void> {
     const active = this.#metadata.checkCommit(request)
     const fsPath = this.#directories.fsPath(active.id)
-    if (LABELS.bootstrap in request.labels) await checkBootstrap(fsPath)
+    if (LABELS.bootstrap in request.labels) {
+      await checkBootstrap(fsPath)
+      await flushBootstrap(fsPath)
+    }
     await this.#metadata.commit(request, await readUsage(fsPath))
   }
 
