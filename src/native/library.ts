@@ -5,10 +5,10 @@ import { fault, isFault } from '../common/fault.js'
 import { syscallFault } from './errno.js'
 import { type Arguments, type CType, openForeignLibrary } from './foreign.js'
 
-/** Must equal `ABI` of native/ioctl.c: raised together whenever a signature below changes. */
+/** Must equal `ABI` of native/nydus.h: raised together whenever a signature below changes. */
 const ABI = 6
 
-/** The functions of native/ioctl.c: result and arguments. A `pointer` is a Buffer, alive during the call. */
+/** The functions of the library that is built of native/: result and arguments. A `pointer` is a Buffer, alive during the call. */
 const SIGNATURES = {
   nydus_abi: ['int32', []],
   nydus_live_jobs: ['int32', []],

@@ -169,7 +169,7 @@ async function runContext(
   await waitForJob(call, pipeFd, options)
 }
 
-/** The record that native/ioctl.c reads: `s` key NUL value NUL, or `f` key NUL. */
+/** The record that native/mounts.c reads: `s` key NUL value NUL, or `f` key NUL. */
 function packParameter([key, value]: MountParameter): Buffer {
   return value === true
     ? Buffer.concat([Buffer.from('f'), cString(key)])
