@@ -148,8 +148,11 @@ export const CODES = {
   SNAPSHOT_EXISTS: 'already_exists',
   SNAPSHOT_STATE: 'failed_precondition',
   SNAPSHOT_LABELS: 'failed_precondition',
+  SNAPSHOT_DAMAGED: 'corrupt',
   STORE_LOCKED: 'busy',
   STORE_IO: 'internal',
+  STORE_DAMAGED: 'corrupt',
+  STORE_VERSION: 'missing_prerequisite',
 
   // image conversion
   TAR_INVALID: 'corrupt',
