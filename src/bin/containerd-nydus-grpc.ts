@@ -47,6 +47,7 @@ async function serve(settings: Settings): Promise<void> {
   const template = readNydusdTemplate(settings.nydusdConfigPath, settings.nydusdConfigGiven)
   const metricsServer = await serveMetrics(settings, log)
   const store = await Store.open(path.join(settings.root, 'state'))
+  for (const sentence of store.damage) log.error(sentence)
   const prefetchLists = new PrefetchLists()
   let supervisor: Supervisor | undefined
   const images = openImages(settings, async () => {
@@ -73,9 +74,15 @@ async function serve(settings: Settings): Promise<void> {
   log.info({ address: settings.address, root: settings.root }, 'serving')
   notify('READY=1', log)
   // Plain layers are served already; what needs an image waits for this, and tries again if it fails.
-  images.recover().catch((err: unknown) => {
-    log.error({ err: asFault(err) }, 'images cannot be served')
-  })
+  images
+    .recover()
+    .catch((err: unknown) => {
+      log.error({ err: asFault(err) }, 'images cannot be served')
+    })
+    .then(() => snapshotter.cleanup())
+    .catch((err: unknown) => {
+      log.error({ err: asFault(err) }, 'what an earlier run left cannot be cleaned up')
+    })
 
   log.info({ signal: await signalled }, 'stopping')
   notify('STOPPING=1', log)

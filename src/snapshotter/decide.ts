@@ -5,7 +5,7 @@
 import { fault } from '../common/fault.js'
 import { LABELS } from './labels.js'
 import type { Labels } from './snapshots.js'
-import type { SnapshotRecord } from './table.js'
+import type { SnapshotRecord } from './record.js'
 
 /** An image layer: shall the client fetch and unpack it? */
 export type LayerDecision = { readonly row: 'bootstrap' | 'plain-layer' } | SkippedLayer

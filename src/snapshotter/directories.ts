@@ -1,18 +1,22 @@
 import { chmod, chown, lstat, mkdir, mkdtemp, open, readdir, rename, rm } from 'node:fs/promises'
 import path from 'node:path'
-import { fault, hasErrno } from '../common/fault.js'
+import { asFault, fault, hasErrno } from '../common/fault.js'
 import { readMountTable } from '../native/mount-table.js'
 import { LABELS, mappedRoot } from './labels.js'
 import type { Labels } from './snapshots.js'
 
 /** Directories that are being made carry the id they are made for, so that nobody takes them for left-overs. */
 const TEMPORARY = /^new-(\d+)-/
+const COMPLETE = /^\d{1,15}$/
+/** What holds somebody's files and has lost its record, by {@link Directories.setAside}. */
+const LOST = 'lost-'
 
 /**
  * The directories of the snapshots: `<root>/snapshots/<id>` with `fs`, the layer's content; `work` beside it for
  * overlayfs, where the snapshot was made for writing; and `mnt`, where a lazily read image is mounted.
  *
- * A directory with a decimal name is complete and on the disk. One that no record tells of is an orphan.
+ * A directory with a decimal name is complete and on the disk. One that no record tells of is an orphan. What has another
+ * name is nobody's business here.
  */
 export class Directories {
   readonly #root: string
@@ -45,10 +49,10 @@ export class Directories {
     return path.join(this.#root, id, 'mnt')
   }
 
-  /** The highest id that a directory has, 0 without any. */
-  async readHighestId(): Promise<number> {
-    const ids = (await readdir(this.#root)).map(name => Number(TEMPORARY.exec(name)?.[1] ?? name))
-    return ids.filter(Number.isSafeInteger).reduce((highest, id) => Math.max(highest, id), 0)
+  /** Ids that directories have, complete or not. */
+  async readIds(): Promise<string[]> {
+    const ids = (await readdir(this.#root)).map(name => TEMPORARY.exec(name)?.[1] ?? name)
+    return ids.filter(id => COMPLETE.test(id))
   }
 
   /**
@@ -80,13 +84,61 @@ export class Directories {
     }
   }
 
-  /** Names of the directories that belong to no snapshot. */
+  /** Names of the directories that belong to no snapshot, and to none that is being made. */
   async readOrphans(isRecorded: (id: string) => boolean): Promise<string[]> {
     return (await readdir(this.#root)).filter(name => {
       const id = TEMPORARY.exec(name)?.[1]
       if (this.#unrecorded.has(id ?? name)) return false
-      return id !== undefined || !isRecorded(name)
+      return id !== undefined || (COMPLETE.test(name) && !isRecorded(name))
     })
+  }
+
+  /** True where somebody wrote into a directory: it was a snapshot's, not one that was just made. */
+  async isUsed(id: string): Promise<boolean> {
+    for (const directory of [this.fsPath(id), this.workPath(id)]) {
+      try {
+        if ((await readdir(directory)).length > 0) return true
+      } catch (err) {
+        if (!hasErrno(err, 'ENOENT') && !hasErrno(err, 'ENOTDIR')) throw err
+      }
+    }
+    return false
+  }
+
+  /** Renames a directory so that nobody takes it for an orphan. @returns its new path */
+  async setAside(id: string): Promise<string> {
+    const aside = path.join(this.#root, LOST + id)
+    await rename(path.join(this.#root, id), aside)
+    return aside
+  }
+
+  /** Paths of those that were set aside. */
+  async readLost(): Promise<string[]> {
+    const names = (await readdir(this.#root)).filter(name => name.startsWith(LOST))
+    return names.map(name => path.join(this.#root, name))
+  }
+
+  /**
+   * What is wrong with the directory of a snapshot, half a sentence; undefined for a sound one. A missing `work`, which
+   * holds nothing but what an overlay has under way, is made again.
+   */
+  async problemOf(id: string, options: { writable: boolean }): Promise<string | undefined> {
+    const fsPath = this.fsPath(id)
+    try {
+      if (!(await lstat(fsPath)).isDirectory()) return `${fsPath} is no directory`
+    } catch (err) {
+      if (hasErrno(err, 'ENOENT') || hasErrno(err, 'ENOTDIR')) return `its directory ${fsPath} is gone`
+      return `its directory ${fsPath} cannot be read: ${asFault(err).message}`
+    }
+    if (!options.writable) return undefined
+    const workPath = this.workPath(id)
+    try {
+      await makeDirectory(workPath, 0o711)
+    } catch (err) {
+      if (!hasErrno(err, 'EEXIST')) return `its directory ${workPath} cannot be made: ${asFault(err).message}`
+      if (!(await lstat(workPath)).isDirectory()) return `${workPath} is no directory`
+    }
+    return undefined
   }
 
   /** True where an image is, or was, mounted. */

@@ -1,7 +1,8 @@
-import { fault } from '../common/fault.js'
+import { type Fault, fault } from '../common/fault.js'
 import type { Store } from '../common/store.js'
 import type { CommitRequest, CreateRequest, Labels, Nanoseconds, UpdateRequest, Usage } from './snapshots.js'
-import { type Draft, type SnapshotRecord, SnapshotTable } from './table.js'
+import type { DamagedRecord, SnapshotRecord } from './record.js'
+import { type Draft, SnapshotTable } from './table.js'
 
 const NO_USAGE: Usage = { sizeBytes: 0, inodes: 0 }
 
@@ -30,13 +31,22 @@ export class Metadata {
     return this.#table.get(name)
   }
 
-  /** @throws SNAPSHOT_NOT_FOUND */
+  /** @throws SNAPSHOT_NOT_FOUND, SNAPSHOT_DAMAGED */
   require(name: string): SnapshotRecord {
-    return found(this.#table.get(name), name)
+    return found(this.#table, name)
   }
 
   list(): SnapshotRecord[] {
     return this.#table.list()
+  }
+
+  listDamaged(): DamagedRecord[] {
+    return this.#table.listDamaged()
+  }
+
+  /** The highest id that was used, as far as the store knows. */
+  get storedSequence(): number {
+    return this.#table.storedSequence
   }
 
   hasId(id: string): boolean {
@@ -47,15 +57,12 @@ export class Metadata {
     return this.#table.nextId()
   }
 
-  /** The snapshots below, nearest first. @throws SNAPSHOT_NOT_FOUND the chain is broken */
-  ancestors(parent: string): SnapshotRecord[] {
-    const chain: SnapshotRecord[] = []
-    for (let name = parent; name !== '';) {
-      const record = found(this.#table.get(name), name)
-      chain.push(record)
-      name = record.parent
-    }
-    return chain
+  /**
+   * The snapshots below, nearest first.
+   * @throws SNAPSHOT_DAMAGED the chain does not end, or a snapshot of it is missing, damaged or not committed
+   */
+  ancestors({ name, parent }: Pick<SnapshotRecord, 'name' | 'parent'>): SnapshotRecord[] {
+    return ancestors(this.#table, name, parent)
   }
 
   /** Says early what `create` would say, before a directory is made in vain. @throws as `create` */
@@ -99,23 +106,26 @@ export class Metadata {
     })
   }
 
-  remove(name: string): Promise<SnapshotRecord> {
+  /** @returns the ids of the directories that were the snapshot's: several where several records had one name */
+  remove(name: string): Promise<string[]> {
     return this.#table.write(draft => {
-      const record = found(draft.get(name), name)
-      if (draft.childCount(name) > 0) {
+      const damaged = draft.damaged(name)
+      const record = damaged.length > 0 ? undefined : found(draft, name)
+      if (draft.childCount(name) > 0 && !(record && isCyclic(draft, record))) {
         throw fault(
           'SNAPSHOT_STATE',
           `cannot remove snapshot ${quote(name)}: others stand on it, remove those first`,
         )
       }
-      draft.delete(record)
-      return record
+      if (record) draft.delete(record)
+      else draft.deleteDamaged(name)
+      return record ? [record.id] : damaged.map(({ id }) => id).filter(id => id !== '')
     })
   }
 
   update(request: UpdateRequest): Promise<SnapshotRecord> {
     return this.#table.write(draft => {
-      const record = found(draft.get(request.name), request.name)
+      const record = found(draft, request.name)
       const labels = persistent(updatedLabels(record.labels, request))
       const updated = { ...record, labels, updatedNs: this.#now() }
       draft.put(updated)
@@ -148,17 +158,19 @@ export class Metadata {
 /** What both the table and a draft of it can tell. */
 interface Lookup {
   get(name: string): SnapshotRecord | undefined
+  damaged(name: string): readonly DamagedRecord[]
 }
 
 function checkCreate(lookup: Lookup, { key, parent }: CreateRequest): void {
   if (key === '') throw fault('SNAPSHOT_INVALID', 'a snapshot needs a key')
   if (parent !== '') checkParent(lookup, key, parent, 'SNAPSHOT_INVALID')
+  refuseDamaged(lookup, key)
   if (lookup.get(key)) throw fault('SNAPSHOT_EXISTS', `snapshot ${quote(key)} already exists`)
 }
 
 function checkCommit(lookup: Lookup, request: CommitRequest): SnapshotRecord {
   checkNameIsFree(lookup, request.name)
-  const active = found(lookup.get(request.key), request.key)
+  const active = found(lookup, request.key)
   if (active.kind !== 'active') {
     throw fault(
       'SNAPSHOT_STATE',
@@ -182,6 +194,7 @@ function checkParent(
   parent: string,
   notCommitted: 'SNAPSHOT_INVALID' | 'SNAPSHOT_STATE',
 ): void {
+  refuseDamaged(lookup, parent)
   const record = lookup.get(parent)
   if (!record) {
     throw fault(
@@ -192,14 +205,59 @@ function checkParent(
   }
   if (record.kind !== 'committed')
     throw fault(notCommitted, `parent ${quote(parent)} of ${quote(key)} is ${record.kind}, not committed`)
+  ancestors(lookup, parent, record.parent)
 }
 
 function checkNameIsFree(lookup: Lookup, name: string): void {
   if (name === '') throw fault('SNAPSHOT_INVALID', 'a committed snapshot needs a name')
+  refuseDamaged(lookup, name)
   if (lookup.get(name)) throw fault('SNAPSHOT_EXISTS', `snapshot ${quote(name)} already exists`)
 }
 
-function found(record: SnapshotRecord | undefined, name: string): SnapshotRecord {
+function ancestors(lookup: Lookup, name: string, parent: string): SnapshotRecord[] {
+  const chain: SnapshotRecord[] = []
+  const seen = new Set([name])
+  for (let next = parent; next !== '';) {
+    if (seen.has(next)) throw damagedFault(name, `its parents are a circle through ${quote(next)}`)
+    seen.add(next)
+    const record = lookup.get(next)
+    if (!record) {
+      const [{ reason = 'there is no such snapshot' } = {}] = lookup.damaged(next)
+      throw damagedFault(name, `${quote(next)} below it: ${reason}`)
+    }
+    if (record.kind !== 'committed')
+      throw damagedFault(name, `${quote(next)} below it is ${record.kind}, not committed`)
+    chain.push(record)
+    next = record.parent
+  }
+  return chain
+}
+
+/** True for one that stands on itself: of such a circle any may be removed, or none could. */
+function isCyclic(lookup: Lookup, { name, parent }: SnapshotRecord): boolean {
+  const seen = new Set<string>()
+  for (let next = parent; next !== '' && !seen.has(next); next = lookup.get(next)?.parent ?? '') {
+    if (next === name) return true
+    seen.add(next)
+  }
+  return false
+}
+
+function refuseDamaged(lookup: Lookup, name: string): void {
+  const [damaged] = lookup.damaged(name)
+  if (damaged) throw damagedFault(name, damaged.reason)
+}
+
+/** @param reason half a sentence */
+export function damagedFault(name: string, reason: string, cause?: unknown): Fault {
+  const next =
+    'remove it, for images with those that stand on it, and pull again; `nydusctl doctor` shows all'
+  return fault('SNAPSHOT_DAMAGED', `snapshot ${quote(name)} is damaged: ${reason}; ${next}`, { cause })
+}
+
+function found(lookup: Lookup, name: string): SnapshotRecord {
+  refuseDamaged(lookup, name)
+  const record = lookup.get(name)
   if (!record) throw fault('SNAPSHOT_NOT_FOUND', `snapshot ${quote(name)} does not exist: not found`)
   return record
 }

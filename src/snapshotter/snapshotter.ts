@@ -1,3 +1,4 @@
+import path from 'node:path'
 import type { Logger } from '../common/log.js'
 import { asFault, fault, isFault } from '../common/fault.js'
 import type { Store } from '../common/store.js'
@@ -7,7 +8,7 @@ import { Directories } from './directories.js'
 import { parseFilters } from './filter.js'
 import type { ImageLayer, Images } from './images.js'
 import { LABELS } from './labels.js'
-import { Metadata } from './metadata.js'
+import { damagedFault, Metadata } from './metadata.js'
 import { type MountInput, mountsOf } from './mounts.js'
 import { Reclaimer } from './reclaimer.js'
 import type { RuntimeMounts } from './runtime-mounts.js'
@@ -21,7 +22,7 @@ import type {
   UpdateRequest,
   Usage,
 } from './snapshots.js'
-import type { SnapshotRecord } from './table.js'
+import type { SnapshotRecord } from './record.js'
 import { readBlobUsage, readUsage } from './usage.js'
 
 export interface SnapshotterOptions {
@@ -48,18 +49,35 @@ export class Snapshotter implements Snapshots {
   readonly #directories: Directories
   readonly #reclaimer: Reclaimer
 
-  private constructor(options: SnapshotterOptions, metadata: Metadata, directories: Directories) {
+  /** Directories that had no record when the process began, although it should be there if they are in use. */
+  readonly #suspects: ReadonlySet<string>
+
+  private constructor(
+    options: SnapshotterOptions,
+    metadata: Metadata,
+    directories: Directories,
+    suspects: ReadonlySet<string>,
+  ) {
     this.#options = options
     this.#metadata = metadata
     this.#directories = directories
+    this.#suspects = suspects
     this.#reclaimer = new Reclaimer(directories, options.images, options.log)
   }
 
-  /** @throws STORE_IO */
+  /** @throws STORE_IO; STORE_DAMAGED there are snapshots, and no state */
   static async open(options: SnapshotterOptions): Promise<Snapshotter> {
-    const directories = await Directories.open(options.root)
-    const metadata = await Metadata.open(options.store, await directories.readHighestId(), options.now)
-    return new Snapshotter(options, metadata, directories)
+    const { root, store, now } = options
+    const directories = await Directories.open(root)
+    const ids = await directories.readIds()
+    const highestId = ids.reduce((highest, id) => Math.max(highest, Number(id)), 0)
+    const metadata = await Metadata.open(store, highestId, now)
+    // Ids are written with the first change after they were given away: what is above them is of a lost change.
+    const suspects = ids.filter(
+      id => !metadata.hasId(id) && (store.damage.length > 0 || Number(id) > metadata.storedSequence),
+    )
+    if (store.isEmpty) await refuseWithoutState(root, directories, suspects)
+    return new Snapshotter(options, metadata, directories, new Set(suspects))
   }
 
   async prepare(request: CreateRequest): Promise<Mount[]> {
@@ -90,6 +108,7 @@ export class Snapshotter implements Snapshots {
 
   async commit(request: CommitRequest): Promise<void> {
     const active = this.#metadata.checkCommit(request)
+    await this.#checkDirectory(active)
     const fsPath = this.#directories.fsPath(active.id)
     if (LABELS.bootstrap in request.labels) {
       await checkBootstrap(fsPath)
@@ -99,8 +118,8 @@ export class Snapshotter implements Snapshots {
   }
 
   async remove(key: string): Promise<void> {
-    const { id } = await this.#metadata.remove(key)
-    const reclaimed = this.#reclaimer.reclaim(id)
+    const ids = await this.#metadata.remove(key)
+    const reclaimed = Promise.all(ids.map(id => this.#reclaimer.reclaim(id)))
     if (this.#options.syncRemove) await reclaimed
   }
 
@@ -131,7 +150,7 @@ export class Snapshotter implements Snapshots {
 
   async cleanup(): Promise<void> {
     const orphans = await this.#directories.readOrphans(id => this.#metadata.hasId(id))
-    await Promise.all(orphans.map(name => this.#reclaimer.reclaim(name)))
+    await Promise.all(orphans.map(name => this.#cleanUp(name)))
   }
 
   async close(): Promise<void> {
@@ -141,12 +160,14 @@ export class Snapshotter implements Snapshots {
 
   async #create(kind: 'active' | 'view', request: CreateRequest): Promise<Mount[]> {
     const id = this.#metadata.nextId()
+    const parent = this.#metadata.get(request.parent)
+    if (parent) await this.#checkDirectory(parent)
     const record = await this.#directories.create(
       id,
       {
         writable: kind === 'active',
         labels: request.labels,
-        parentId: this.#metadata.get(request.parent)?.id,
+        parentId: parent?.id,
       },
       () => this.#metadata.create(id, kind, request),
     )
@@ -176,12 +197,13 @@ export class Snapshotter implements Snapshots {
   }
 
   async #mountsOf(record: SnapshotRecord): Promise<Mount[]> {
-    const ancestors = this.#metadata.ancestors(record.parent)
+    const ancestors = this.#metadata.ancestors(record)
     const base = decideBase(record.labels, ancestors)
     const log = { snapshotKey: record.name, snapshotId: record.id, row: base.row }
     this.#options.log.info(log, 'mounts')
     const image = base.row === 'image' ? base.bootstrap : undefined
     const plain = image ? ancestors.slice(0, ancestors.indexOf(image)) : ancestors
+    await Promise.all([record, ...plain].map(one => this.#checkDirectory(one)))
     return mountsOf({
       kind: record.kind,
       labels: record.labels,
@@ -195,7 +217,7 @@ export class Snapshotter implements Snapshots {
 
   /** The part of a snapshot's mounts that the image below it decides. */
   async #mountImage(
-    { id, labels }: SnapshotRecord,
+    { id, name, labels }: SnapshotRecord,
     above: SnapshotRecord,
   ): Promise<Pick<MountInput, 'imagePath' | 'runtime'>> {
     const { images, runtimeMounts } = this.#options
@@ -205,10 +227,31 @@ export class Snapshotter implements Snapshots {
       fsPath: this.#directories.fsPath(id),
       mountPath: this.#directories.mountPath(id),
     }
-    const imagePath = await images.ensureMounted(layer)
+    const imagePath = await images.ensureMounted(layer).catch((err: unknown) => {
+      throw isFault(err) && err.code.startsWith('RAFS_') ? damagedFault(name, err.message, err) : err
+    })
     if (!runtimeMounts) return { imagePath }
     const directory = this.#directories.path(above.id)
     return { imagePath, runtime: await runtimeMounts.mountOf(await images.specOf(layer), directory) }
+  }
+
+  /** @throws SNAPSHOT_DAMAGED */
+  async #checkDirectory({ id, name, kind }: SnapshotRecord): Promise<void> {
+    const problem = await this.#directories.problemOf(id, { writable: kind === 'active' })
+    if (problem !== undefined) throw damagedFault(name, problem)
+  }
+
+  /** Gives a directory back that belongs to no snapshot, unless somebody's files may be in it. */
+  async #cleanUp(name: string): Promise<void> {
+    if (!this.#suspects.has(name) || !(await this.#directories.isUsed(name))) {
+      await this.#reclaimer.reclaim(name)
+      return
+    }
+    const directory = await this.#directories.setAside(name)
+    this.#options.log.error(
+      { directory },
+      'a directory in use has no record, since the state was damaged: it is set aside, delete it when nobody needs it',
+    )
   }
 
   /** Takes back a snapshot that was made and cannot be mounted, so that the same call can be tried again. */
@@ -220,4 +263,23 @@ export class Snapshotter implements Snapshots {
       this.#options.log.warn({ snapshotKey: name, err: asFault(err) }, 'snapshot cannot be taken back')
     }
   }
+}
+
+/**
+ * A new state beside directories of snapshots: it was lost, or they are another snapshotter's. To begin anew would be to
+ * delete them.
+ * @throws STORE_DAMAGED
+ */
+async function refuseWithoutState(
+  root: string,
+  directories: Directories,
+  suspects: readonly string[],
+): Promise<void> {
+  for (const id of suspects)
+    if (await directories.isUsed(id))
+      throw fault(
+        'STORE_DAMAGED',
+        `${root} has ${suspects.length} directories of snapshots and no state that tells of them: restore ` +
+          `${path.join(root, 'state')}, or move ${directories.path('')} away, remove the images in containerd and pull again`,
+      )
 }

@@ -1,25 +1,14 @@
-import { asFault } from '../common/fault.js'
+import { asFault, isFault } from '../common/fault.js'
 import type { Change, Store } from '../common/store.js'
-import type { Kind, Labels, Nanoseconds, Usage } from './snapshots.js'
+import {
+  type DamagedRecord,
+  isDamaged,
+  parseRecord,
+  RECORD_PREFIX,
+  type SnapshotRecord,
+  toStored,
+} from './record.js'
 
-/** One snapshot as it is kept; immutable, a change makes a new one. */
-export interface SnapshotRecord {
-  /** Decimal, never used twice; the name of its directory from creation to removal. */
-  readonly id: string
-  readonly name: string
-  readonly parent: string
-  readonly kind: Kind
-  readonly createdNs: Nanoseconds
-  readonly updatedNs: Nanoseconds
-  readonly labels: Labels
-  /** Measured at commit. */
-  readonly usage: Usage
-}
-
-/** Times are text in the store: JSON knows no integer of 64 bits. */
-type StoredRecord = Omit<SnapshotRecord, 'createdNs' | 'updatedNs'> & { createdNs: string; updatedNs: string }
-
-const PREFIX = 'snapshot/'
 const SEQUENCE = 'sequence'
 
 /**
@@ -30,7 +19,8 @@ export class Draft {
   readonly #base: Tables
   readonly #changed = new Map<string, SnapshotRecord | undefined>()
   readonly #childDeltas = new Map<string, number>()
-  readonly #removedIds = new Set<string>()
+  readonly #removedKeys = new Set<string>()
+  readonly #removedDamage = new Set<string>()
 
   constructor(base: Tables) {
     this.#base = base
@@ -38,6 +28,10 @@ export class Draft {
 
   get(name: string): SnapshotRecord | undefined {
     return this.#changed.has(name) ? this.#changed.get(name) : this.#base.byName.get(name)
+  }
+
+  damaged(name: string): readonly DamagedRecord[] {
+    return this.#removedDamage.has(name) ? [] : (this.#base.damaged.get(name) ?? [])
   }
 
   childCount(name: string): number {
@@ -53,8 +47,20 @@ export class Draft {
 
   delete(record: SnapshotRecord): void {
     this.#changed.set(record.name, undefined)
-    this.#removedIds.add(record.id)
+    this.#removedKeys.add(RECORD_PREFIX + record.id)
     addTo(this.#childDeltas, record.parent, -1)
+  }
+
+  deleteDamaged(name: string): void {
+    for (const { key, parent } of this.damaged(name)) {
+      this.#removedKeys.add(key)
+      addTo(this.#childDeltas, parent, -1)
+    }
+    this.#removedDamage.add(name)
+  }
+
+  get removedDamage(): ReadonlySet<string> {
+    return this.#removedDamage
   }
 
   get changed(): ReadonlyMap<string, SnapshotRecord | undefined> {
@@ -63,10 +69,10 @@ export class Draft {
 
   /** Deletions come first: a committed snapshot keeps the id, and so the key, of the active one it was. */
   changes(): Change[] {
-    const deletions = [...this.#removedIds].map(id => ({ type: 'del' as const, key: PREFIX + id }))
+    const deletions = [...this.#removedKeys].map(key => ({ type: 'del' as const, key }))
     const puts = [...this.#changed.values()]
       .filter(record => record !== undefined)
-      .map(record => ({ type: 'put' as const, key: PREFIX + record.id, value: toStored(record) }))
+      .map(record => ({ type: 'put' as const, key: RECORD_PREFIX + record.id, value: toStored(record) }))
     return [...deletions, ...puts]
   }
 }
@@ -74,6 +80,8 @@ export class Draft {
 interface Tables {
   readonly byName: Map<string, SnapshotRecord>
   readonly childCounts: Map<string, number>
+  /** By name; several that have one name are all damaged, for nobody can tell which of them is meant. */
+  readonly damaged: Map<string, readonly DamagedRecord[]>
 }
 
 interface Waiting {
@@ -89,33 +97,47 @@ interface Waiting {
  */
 export class SnapshotTable {
   readonly #store: Store
-  readonly #tables: Tables = { byName: new Map(), childCounts: new Map() }
+  readonly #tables: Tables = { byName: new Map(), childCounts: new Map(), damaged: new Map() }
   readonly #ids = new Set<string>()
   #lastId: number
   #queue: Waiting[] = []
   #draining: Promise<void> | undefined
 
-  private constructor(store: Store, records: SnapshotRecord[], lastId: number) {
+  /** The highest id that was used, as far as the store knows. */
+  readonly storedSequence: number
+
+  private constructor(
+    store: Store,
+    records: readonly (SnapshotRecord | DamagedRecord)[],
+    { sequence, lowestLastId }: { sequence: number; lowestLastId: number },
+  ) {
     this.#store = store
-    this.#lastId = lastId
-    this.#apply(new Map(records.map(record => [record.name, record])))
+    const { sound, damaged } = withoutDuplicates(records)
+    for (const record of damaged) this.#addDamaged(record)
+    this.#apply(sound)
+    this.storedSequence = records.reduce((highest, { id }) => Math.max(highest, Number(id)), sequence)
+    this.#lastId = Math.max(this.storedSequence, lowestLastId)
   }
 
   /** `lowestLastId`: ids up to it were used, whether the store knows of them or not. */
   static async open(store: Store, lowestLastId: number): Promise<SnapshotTable> {
-    const stored = await store.list<StoredRecord>(PREFIX)
-    const sequence = (await store.get<number>(SEQUENCE)) ?? 0
-    return new SnapshotTable(
-      store,
-      stored.map(([, value]) => fromStored(value)),
-      Math.max(sequence, lowestLastId),
-    )
+    const records = (await store.listText(RECORD_PREFIX)).map(([key, text]) => parseRecord(key, text))
+    return new SnapshotTable(store, records, { sequence: await readSequence(store), lowestLastId })
   }
 
   get(name: string): SnapshotRecord | undefined {
     return this.#tables.byName.get(name)
   }
 
+  damaged(name: string): readonly DamagedRecord[] {
+    return this.#tables.damaged.get(name) ?? []
+  }
+
+  listDamaged(): DamagedRecord[] {
+    return [...this.#tables.damaged.values()].flat()
+  }
+
+  /** True for the directory of a snapshot, a damaged one's included. */
   hasId(id: string): boolean {
     return this.#ids.has(id)
   }
@@ -182,8 +204,25 @@ export class SnapshotTable {
       for (const waiting of succeeded) waiting.settle(err)
       return
     }
+    for (const name of draft.removedDamage) this.#removeDamaged(name)
     this.#apply(draft.changed)
     for (const waiting of succeeded) waiting.settle()
+  }
+
+  #addDamaged(record: DamagedRecord): void {
+    const { damaged, childCounts } = this.#tables
+    damaged.set(record.name, [...(damaged.get(record.name) ?? []), record])
+    this.#ids.add(record.id)
+    addTo(childCounts, record.parent, 1)
+  }
+
+  #removeDamaged(name: string): void {
+    const { damaged, childCounts } = this.#tables
+    for (const { id, parent } of damaged.get(name) ?? []) {
+      this.#ids.delete(id)
+      addTo(childCounts, parent, -1)
+    }
+    damaged.delete(name)
   }
 
   #apply(changed: ReadonlyMap<string, SnapshotRecord | undefined>): void {
@@ -211,10 +250,36 @@ function addTo(counts: Map<string, number>, parent: string, by: number): void {
   else counts.set(parent, count)
 }
 
-function toStored(record: SnapshotRecord): StoredRecord {
-  return { ...record, createdNs: String(record.createdNs), updatedNs: String(record.updatedNs) }
+/** Sound records by name, and damaged ones, those included that share a name. */
+function withoutDuplicates(records: readonly (SnapshotRecord | DamagedRecord)[]): {
+  sound: Map<string, SnapshotRecord>
+  damaged: DamagedRecord[]
+} {
+  const byName = new Map<string, SnapshotRecord[]>()
+  for (const record of records)
+    if (!isDamaged(record)) byName.set(record.name, [...(byName.get(record.name) ?? []), record])
+  const sound = new Map<string, SnapshotRecord>()
+  const damaged: DamagedRecord[] = []
+  for (const [name, same] of byName) {
+    const [only] = same
+    if (same.length === 1 && only) {
+      sound.set(name, only)
+      continue
+    }
+    const reason = `the records of directories ${same.map(({ id }) => id).join(' and ')} have one name`
+    for (const { id, parent } of same) damaged.push({ key: RECORD_PREFIX + id, id, name, parent, reason })
+  }
+  for (const record of records.filter(isDamaged))
+    damaged.push(byName.has(record.name) ? { ...record, name: `damaged/${record.id}` } : record)
+  return { sound, damaged }
 }
 
-function fromStored(stored: StoredRecord): SnapshotRecord {
-  return { ...stored, createdNs: BigInt(stored.createdNs), updatedNs: BigInt(stored.updatedNs) }
+async function readSequence(store: Store): Promise<number> {
+  try {
+    return Number((await store.get<number>(SEQUENCE)) ?? 0) || 0
+  } catch (err) {
+    // Records and directories tell it as well.
+    if (isFault(err, 'STORE_DAMAGED')) return 0
+    throw err
+  }
 }

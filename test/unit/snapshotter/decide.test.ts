@@ -2,7 +2,7 @@ import t from 'tap'
 import { decideBase, decideLayer } from '../../../src/snapshotter/decide.js'
 import { LABELS } from '../../../src/snapshotter/labels.js'
 import type { Labels } from '../../../src/snapshotter/snapshots.js'
-import type { SnapshotRecord } from '../../../src/snapshotter/table.js'
+import type { SnapshotRecord } from '../../../src/snapshotter/record.js'
 
 function committed(name: string, labels: Labels): SnapshotRecord {
   const usage = { sizeBytes: 0, inodes: 0 }

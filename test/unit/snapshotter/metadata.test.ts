@@ -108,8 +108,8 @@ t.test('removal', async t => {
   await commitLayer(metadata, 'top', 'base')
   await t.rejects(metadata.remove('base'), { code: 'SNAPSHOT_STATE', message: /remove/ })
   await t.rejects(metadata.remove('none'), { code: 'SNAPSHOT_NOT_FOUND' })
-  t.equal((await metadata.remove('top')).id, '2')
-  t.equal((await metadata.remove('base')).id, '1')
+  t.strictSame(await metadata.remove('top'), ['2'])
+  t.strictSame(await metadata.remove('base'), ['1'])
   t.notOk(metadata.hasId('1'))
   const again = await reopen()
   t.strictSame(again.list(), [])
@@ -150,7 +150,7 @@ t.test('what is kept is what was', async t => {
     before,
   )
   t.strictSame(
-    again.ancestors(again.require('\u{1F600}/v').parent).map(({ id }) => id),
+    again.ancestors(again.require('\u{1F600}/v')).map(({ id }) => id),
     ['2', '1'],
   )
   await t.rejects(again.remove('base'), { code: 'SNAPSHOT_STATE' }, 'children are known again')
@@ -230,4 +230,79 @@ t.test('a flush that fails changes nothing', async t => {
   store.write = write
   await metadata.create('2', 'active', { key: 'a', parent: '', labels: {} })
   t.equal(metadata.require('a').id, '2')
+})
+
+t.test('damaged records leave the others alone', async t => {
+  const { metadata, store, reopen } = await open(t)
+  await commitLayer(metadata, 'sound', '')
+  for (const name of ['a', 'b', 'c', 'd']) await commitLayer(metadata, name, 'sound')
+  await commitLayer(metadata, 'on-a', 'a')
+  const stored = new Map(await store.list<Record<string, unknown>>('snapshot/'))
+  const idOf = (name: string): string => metadata.require(name).id
+  const change = async (name: string, fields: object): Promise<void> => {
+    const key = `snapshot/${idOf(name)}`
+    await store.write([{ type: 'put', key, value: { ...stored.get(key), ...fields } }])
+  }
+  await change('a', { kind: 'frozen' })
+  await change('b', { name: 'c' })
+  await change('d', { parent: 'on-d' })
+  await store.write([
+    { type: 'put', key: 'snapshot/90', value: 'no object' },
+    {
+      type: 'put',
+      key: 'snapshot/91',
+      value: { ...stored.get('snapshot/1'), id: '91', name: 'on-d', parent: 'd' },
+    },
+    { type: 'put', key: 'snapshot/92', value: { ...stored.get('snapshot/1'), version: 9, id: '92' } },
+  ])
+  const again = await reopen()
+  t.strictSame(
+    again
+      .list()
+      .map(({ name }) => name)
+      .sort(),
+    ['d', 'on-a', 'on-d', 'sound'],
+  )
+  const damaged = again.listDamaged()
+  t.match(
+    new Map(damaged.map(({ name, reason }) => [name, reason])),
+    new Map([
+      ['a', /unknown kind "frozen"/],
+      ['c', /the records of directories 3 and 4 have one name/],
+      ['damaged/90', /no object/],
+      ['damaged/92', /version 9, of a newer release/],
+    ]),
+  )
+  t.throws(() => again.require('a'), {
+    code: 'SNAPSHOT_DAMAGED',
+    message: /"a" is damaged: .*kind.*; remove it/,
+  })
+  t.throws(() => again.ancestors(again.require('on-a')), {
+    code: 'SNAPSHOT_DAMAGED',
+    message: /"a" below it/,
+  })
+  t.throws(() => again.ancestors(again.require('d')), { code: 'SNAPSHOT_DAMAGED', message: /are a circle/ })
+  const create = (key: string, parent: string) =>
+    again.create(again.nextId(), 'active', { key, parent, labels: {} })
+  for (const parent of ['a', 'on-a', 'c', 'd'])
+    await t.rejects(create('new', parent), { code: 'SNAPSHOT_DAMAGED' }, `nothing stands on ${parent}`)
+  await t.rejects(create('c', ''), { code: 'SNAPSHOT_DAMAGED' }, 'the name is taken')
+  await create('new', 'sound')
+  t.equal(again.nextId(), '99', 'damaged records count')
+  for (const id of ['2', '3', '4', '90', '91', '92'])
+    t.ok(again.hasId(id), `directory ${id} is nobody's orphan`)
+
+  await t.rejects(again.remove('a'), { code: 'SNAPSHOT_STATE' }, 'something stands on it')
+  await t.rejects(again.remove('sound'), { code: 'SNAPSHOT_STATE' }, 'damaged ones are children too')
+  await again.remove('on-a')
+  t.strictSame(await again.remove('a'), ['2'])
+  t.strictSame(await again.remove('c'), ['3', '4'], 'both that have the name')
+  t.strictSame(await again.remove('d'), ['5'], 'a circle can be cut anywhere')
+  t.strictSame(await again.remove('on-d'), ['91'])
+  t.strictSame(await again.remove('damaged/90'), ['90'])
+  t.strictSame(await again.remove('damaged/92'), ['92'])
+  await again.remove('new')
+  await again.remove('sound')
+  const last = await reopen()
+  t.strictSame([last.list(), last.listDamaged()], [[], []])
 })
