@@ -5,7 +5,11 @@ import type { Logger } from '../common/log.js'
 import type { Store } from '../common/store.js'
 import type { FuseTemplate } from './fuse-config.js'
 import { detachFuse } from './fuse-mount.js'
+import { DescriptorKeeper } from './descriptor-keeper.js'
 import type { ServingDaemon } from './fuse-path.js'
+import { fullName, Holders, parseName } from './holders.js'
+import type { DescriptorPlace } from './image-mounts.js'
+import type { ServiceManager } from './service-manager.js'
 import { type DaemonSetup, type KnownImage, WatchedDaemon } from './watched-daemon.js'
 
 export interface DaemonsOptions {
@@ -23,6 +27,8 @@ export interface DaemonsOptions {
   readonly logLevel: string
   /** False switches chunk digests off; for tests of the checks themselves. */
   readonly validate: boolean
+  /** Has a descriptor store. */
+  readonly manager?: ServiceManager
   readonly logger: Logger
 }
 
@@ -44,6 +50,7 @@ export interface FuseOptions {
 export const SHARED = 'shared'
 
 export class Daemons {
+  readonly holders: Holders
   readonly #options: DaemonsOptions
   readonly #knownImages: (key: string) => Promise<KnownImage[]>
   readonly #daemons = new Map<string, WatchedDaemon>()
@@ -52,6 +59,7 @@ export class Daemons {
   constructor(options: DaemonsOptions, knownImages: (key: string) => Promise<KnownImage[]>) {
     this.#options = options
     this.#knownImages = knownImages
+    this.holders = new Holders(options)
   }
 
   get hasShared(): boolean {
@@ -72,7 +80,7 @@ export class Daemons {
     let daemon = this.#daemons.get(key)
     if (!daemon) {
       const setup = key === SHARED ? this.#sharedSetup() : this.#dedicatedSetup(key, mountpoint)
-      daemon = new WatchedDaemon(setup, () => this.#knownImages(key))
+      daemon = new WatchedDaemon(setup, new DescriptorKeeper(key, this.holders), () => this.#knownImages(key))
       this.#daemons.set(key, daemon)
     }
     return daemon
@@ -101,6 +109,7 @@ export class Daemons {
   async forget(key: string, mountpoint: string | undefined): Promise<void> {
     const daemon = this.get(key, mountpoint)
     if (mountpoint !== undefined) await detachFuse(mountpoint)
+    await daemon.forget()
     await daemon.close()
     this.#daemons.delete(key)
     if (key === SHARED) return
@@ -108,9 +117,26 @@ export class Daemons {
       rmSync(directory, { recursive: true, force: true })
   }
 
-  /** Lets go of all of them: they live on. */
-  async close(): Promise<void> {
+  /** Every descriptor that a daemon has or somebody keeps for it. */
+  async descriptors(): Promise<DescriptorPlace[]> {
+    const found = new Map<string, DescriptorPlace>()
+    for (const [full, holders] of await this.holders.list()) {
+      const [daemon, name = ''] = parseName(full)
+      found.set(full, { daemon, name, holders })
+    }
+    for (const [daemon, watched] of this.#daemons) {
+      for (const name of await watched.descriptorNames()) {
+        const full = fullName(daemon, name)
+        found.set(full, { daemon, name, holders: ['daemon', ...(found.get(full)?.holders ?? [])] })
+      }
+    }
+    return [...found].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, place]) => place)
+  }
+
+  /** Lets go of all of them: they live on. With `end` the holder that holds nothing ends. */
+  async close({ end }: { end: boolean }): Promise<void> {
     for (const daemon of this.#daemons.values()) await daemon.close()
+    await this.holders.close({ end })
   }
 
   /** A cache directory belongs to one process. */

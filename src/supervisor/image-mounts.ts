@@ -34,6 +34,15 @@ export interface MountedImage extends ImageSpec {
   readonly mountpoint: string
 }
 
+/** A kernel descriptor of a daemon, and who has it: as long as one does, readers of a dead daemon wait for its successor. */
+export interface DescriptorPlace {
+  /** `shared`, or the id of the image that has the daemon to itself. */
+  readonly daemon: string
+  readonly name: string
+  /** `daemon`, `snapshotter`, `holder`; `manager`, which was given it and cannot be asked. */
+  readonly holders: readonly string[]
+}
+
 export interface ImageMounts {
   /** Adopts a living daemon or starts one, and takes mounts of an earlier run back. */
   start(): Promise<void>

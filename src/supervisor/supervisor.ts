@@ -18,6 +18,7 @@ import { FusePath } from './fuse-path.js'
 import type {
   BackendConfig,
   BackendConfigSource,
+  DescriptorPlace,
   ImageMounts,
   ImageSpec,
   MountedImage,
@@ -123,6 +124,11 @@ export class Supervisor implements ImageMounts {
     return record && this.#options.backendConfig(record.spec)
   }
 
+  /** Every kernel descriptor, and who has it. */
+  descriptors(): Promise<DescriptorPlace[]> {
+    return this.#daemons.descriptors()
+  }
+
   /** Resolves when nobody uses any more what was unmounted. */
   async released(): Promise<void> {
     await Promise.all(this.#releases)
@@ -144,7 +150,7 @@ export class Supervisor implements ImageMounts {
           'images are still in use: the daemon is left running',
         )
     }
-    await this.#daemons.close()
+    await this.#daemons.close({ end: options.cleanup })
   }
 
   async #mountNew(spec: ImageSpec): Promise<ImageRecord> {
@@ -246,6 +252,7 @@ export class Supervisor implements ImageMounts {
     const mounted = await this.#options.store.list<ImageRecord>(MOUNTED_PREFIX)
     const releasing = await this.#options.store.list<ImageRecord>(RELEASING_PREFIX)
     const records = [...mounted, ...releasing].map(([, record]) => record)
+    await this.#daemons.holders.open()
     const daemons = new Map<string, string | undefined>()
     if (this.#daemons.hasShared) daemons.set(SHARED, this.#options.fuse?.mountpoint)
     for (const record of records) daemons.set(daemonOf(record), record.fuse?.mountpoint)
@@ -253,6 +260,7 @@ export class Supervisor implements ImageMounts {
       const own = records.filter(record => daemonOf(record) === key)
       await this.#recoverDaemon(key, mountpoint, own)
     }
+    await this.#daemons.holders.forgetSurvivors()
     if (this.#daemons.hasShared) this.#tellDriver(this.#daemons.shared)
     countImages(this.list())
     for (const record of this.#releasing.values()) this.#release(record)
@@ -271,30 +279,39 @@ export class Supervisor implements ImageMounts {
       daemon = this.#daemons.get(key, mountpoint)
       adopted = false
     }
-    for (const record of records) await this.#takeBack(record, adopted)
+    // What was kept of a dead daemon is as good as the daemon: a successor answers there.
+    const serves = (record: ImageRecord): boolean => adopted || daemon.keeps(record.fuse ? 'fuse' : 'kernel')
+    for (const record of records) await this.#takeBack(record, serves(record))
     if (adopted) return
-    const lost = mountpoint !== undefined && findFuseMount(mountpoint) !== undefined
-    if (wanted) await daemon.launch()
-    else await this.#daemons.forget(key, mountpoint)
-    if (lost || this.#recordsOf(key).length > 0) await this.#fence(daemon)
+    const lost = !daemon.keeps('fuse') && mountpoint !== undefined && findFuseMount(mountpoint) !== undefined
+    const kernelLost = !daemon.keeps('kernel') && this.#recordsOf(key).some(({ fuse }) => !fuse)
+    if (!wanted && this.#recordsOf(key).length === 0) {
+      await this.#daemons.forget(key, mountpoint)
+      return
+    }
+    const continued = await daemon.launch()
+    if (lost || kernelLost || (!continued && this.#recordsOf(key).length > 0)) await this.#fence(daemon)
   }
 
-  /** Keeps a record of an earlier run if what it tells of is still there; else clears it away. */
-  async #takeBack(record: ImageRecord, adopted: boolean): Promise<void> {
+  /**
+   * Keeps a record of an earlier run if what it tells of is still there; else clears it away.
+   * @param served by the daemon of that time, or by a successor that gets its descriptors
+   */
+  async #takeBack(record: ImageRecord, served: boolean): Promise<void> {
     const { spec, fuse, fsid } = record
     if (record.state === 'releasing') {
       const alive = listSuperblocks()
-      const held = fuse ? adopted : record.superblocks.some(name => alive.has(name))
+      const held = fuse ? served : record.superblocks.some(name => alive.has(name))
       if (held) this.#releasing.set(fsid, record)
       else await this.#options.store.write([{ type: 'del', key: releasingKey(fsid) }])
       return
     }
-    if (record.takenOver !== undefined && !(adopted && isErofsMounted(record.takenOver))) {
+    if (record.takenOver !== undefined && !(served && isErofsMounted(record.takenOver))) {
       await unmountAll(record.takenOver)
       delete record.takenOver
       record.superblocks = []
     }
-    const there = fuse ? adopted && findFuseMount(fuse.mountpoint) : isErofsMounted(spec.mountpoint)
+    const there = fuse ? served && findFuseMount(fuse.mountpoint) : isErofsMounted(spec.mountpoint)
     if (record.state === 'mounted' && there) {
       this.#images.set(spec.id, record)
       return

@@ -18,7 +18,7 @@ import {
   type StartedDaemon,
   startDaemon,
 } from './daemon-process.js'
-import { DescriptorKeeper } from './descriptor-keeper.js'
+import type { DescriptorKeeper } from './descriptor-keeper.js'
 import { DeathCount } from './death-count.js'
 import { detachFuse } from './fuse-mount.js'
 import { countDaemonEvent } from './metrics.js'
@@ -69,12 +69,20 @@ export interface WatchedStatus {
   readonly restartInMs: number
 }
 
+/** A successor of a daemon that died unseen is tried so often, then its descriptors are given up. */
+const CONTINUE_ATTEMPTS = 3
+/** What the mounts of a kernel path hang on, and the driver that answers there. */
+const DRIVER_OF: Readonly<Record<string, string>> = {
+  'fanotify.group': 'fanotify',
+  'fscache.control': 'fscache',
+}
+
 export class WatchedDaemon {
   readonly #setup: DaemonSetup
   readonly #logger: Logger
   /** What is mounted or being mounted at the moment of the call. */
   readonly #knownImages: () => Promise<KnownImage[]>
-  readonly #keeper = new DescriptorKeeper()
+  readonly #keeper: DescriptorKeeper
   readonly #closing = new AbortController()
   #client: DaemonClient | undefined
   #driver = ''
@@ -87,8 +95,9 @@ export class WatchedDaemon {
   /** Settled when a daemon serves; pending while a successor is brought up. */
   #serving: Promise<void> = Promise.resolve()
 
-  constructor(setup: DaemonSetup, knownImages: () => Promise<KnownImage[]>) {
+  constructor(setup: DaemonSetup, keeper: DescriptorKeeper, knownImages: () => Promise<KnownImage[]>) {
     this.#setup = setup
+    this.#keeper = keeper
     this.#logger = setup.logger
     this.#knownImages = knownImages
   }
@@ -132,10 +141,26 @@ export class WatchedDaemon {
     return this.#client
   }
 
-  /** Takes duplicates of all descriptors that the daemon has now: before anything is mounted on them. */
+  /** Every holder has all descriptors that the daemon has now: before anything is mounted on them. */
   async keepDescriptors(): Promise<void> {
     const client = await this.client()
-    if (this.#process) this.#keeper.keep(this.#process.pid, await client.descriptors())
+    if (this.#process) await this.#keeper.keep(this.#process.pid, await client.descriptors())
+  }
+
+  /** Whether anybody kept what the kernel's mounts, or those of FUSE, ask: they wait for a successor. */
+  keeps(path: 'kernel' | 'fuse'): boolean {
+    const names = path === 'fuse' ? ['fuse.session'] : Object.keys(DRIVER_OF)
+    return names.some(name => this.#keeper.has(name))
+  }
+
+  /** What the daemon has at this moment; nothing while there is none. */
+  async descriptorNames(): Promise<string[]> {
+    try {
+      return (await this.#client?.descriptors())?.map(({ name }) => name) ?? []
+    } catch (err) {
+      if (asFault(err).code === 'DAEMON_UNAVAILABLE') return []
+      throw err
+    }
   }
 
   /** Runs a call of the API; when the daemon dies under it, once more with its successor. */
@@ -167,24 +192,30 @@ export class WatchedDaemon {
     await this.#setup.store.write([{ type: 'del', key: this.#setup.storeKey }])
   }
 
-  /** Stops watching and lets go of the descriptors: a later run takes them again from the living daemon. */
+  /** Nothing is mounted on its descriptors any more: nobody is to keep them. */
+  async forget(): Promise<void> {
+    await this.#keeper.forget()
+  }
+
+  /** Stops watching and closes our descriptors: a later run takes them from the daemon or the holders. */
   async close(): Promise<void> {
     this.#closing.abort()
     await this.#serving.catch(() => undefined)
-    this.#keeper.release()
+    await this.#keeper.close()
     await this.#client?.close()
   }
 
   /** Takes a living daemon of an earlier run back. @returns false when there is none */
   async adopt(): Promise<boolean> {
     if (this.#process && isRunning(this.#process)) return true
+    await this.#keeper.recall()
     const record = await this.#setup.store.get<DaemonRecord>(this.#setup.storeKey)
     if (!record || !isRunning(record)) return false
     const client = new DaemonClient(record.apiSocket)
     try {
       const info = await client.info()
       if (info.state !== 'RUNNING') throw fault('DAEMON_STATE', `the daemon is ${info.state}`)
-      this.#keeper.keep(record.pid, await client.descriptors())
+      await this.#keeper.keep(record.pid, await client.descriptors())
       this.#learn(info)
     } catch (err) {
       this.#logger.error(
@@ -204,19 +235,50 @@ export class WatchedDaemon {
     return true
   }
 
-  /** Starts the first daemon: there is nobody whose descriptors it could take. */
-  async launch(): Promise<void> {
+  /**
+   * Starts a daemon: a successor of one that died unseen where its descriptors were kept, else a first one.
+   * @returns whether what was mounted is served on
+   */
+  async launch(): Promise<boolean> {
     const { fuseMountpoint } = this.#setup
-    this.#keeper.release()
+    if (this.#keeper.list().length > 0 && (await this.#continue())) return true
+    await this.#keeper.forget()
     this.#driver = ''
     if (fuseMountpoint !== undefined) await detachFuse(fuseMountpoint)
     await this.#launch()
+    return false
+  }
+
+  /** @returns false when no successor comes up with what was kept */
+  async #continue(): Promise<boolean> {
+    const record = await this.#setup.store.get<DaemonRecord>(this.#setup.storeKey)
+    if (record !== undefined && record.service !== this.#setup.service) {
+      const { service } = this.#setup
+      this.#logger.error({ service, was: record.service }, 'a daemon of another service cannot be succeeded')
+      return false
+    }
+    this.#driver =
+      Object.keys(DRIVER_OF)
+        .map(name => (this.#keeper.has(name) ? DRIVER_OF[name] : ''))
+        .find(Boolean) ?? ''
+    for (let attempt = 1; attempt <= CONTINUE_ATTEMPTS; attempt++) {
+      try {
+        await this.#launch()
+        return true
+      } catch (err) {
+        this.#logger.error(
+          { err: asFault(err), attempt },
+          'a successor with kept descriptors did not come up',
+        )
+      }
+    }
+    return false
   }
 
   /** Starts a daemon with what the keeper holds, gives it the images that are known, and lets it serve. */
   async #launch(): Promise<void> {
     const { apiSocket, logPath, directories, service, args, nydusdPath, store, storeKey } = this.#setup
-    this.#prepareMountpoint()
+    await this.#prepareMountpoint()
     for (const directory of [dirname(apiSocket), dirname(logPath), ...directories])
       mkdirSync(directory, { recursive: true, mode: 0o700 })
     const images = await this.#knownImages()
@@ -236,7 +298,7 @@ export class WatchedDaemon {
       if (images.length > 0) await client.start()
       for (const image of images) await image.serving(client)
       this.#learn(await client.info())
-      this.#keeper.keep(daemon.pid, await client.descriptors())
+      await this.#keeper.keep(daemon.pid, await client.descriptors())
     } catch (err) {
       await client.close()
       kill(daemon)
@@ -258,10 +320,10 @@ export class WatchedDaemon {
   }
 
   /** A FUSE session that somebody unmounted is over: the successor mounts anew. */
-  #prepareMountpoint(): void {
+  async #prepareMountpoint(): Promise<void> {
     const { fuseMountpoint } = this.#setup
     if (fuseMountpoint === undefined || findFuseMount(fuseMountpoint)) return
-    this.#keeper.drop(name => name.startsWith('fuse.'))
+    await this.#keeper.drop(name => name.startsWith('fuse.'))
     mkdirSync(fuseMountpoint, { recursive: true, mode: 0o755 })
   }
 

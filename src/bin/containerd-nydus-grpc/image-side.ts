@@ -14,6 +14,7 @@ import type { Settings } from '../../snapshotter/config.js'
 import { RuntimeMounts } from '../../snapshotter/runtime-mounts.js'
 import type { FuseOptions } from '../../supervisor/daemons.js'
 import type { BackendConfigSource } from '../../supervisor/image-mounts.js'
+import { takeServiceManager } from '../../supervisor/service-manager.js'
 import { Supervisor } from '../../supervisor/supervisor.js'
 
 export interface SupervisorParts {
@@ -27,12 +28,14 @@ export function openSupervisor(
   template: NydusdTemplate,
   { store, prefetchLists, log }: SupervisorParts,
 ): Supervisor {
+  const manager = takeServiceManager(process.env)
   return new Supervisor({
     root: settings.root,
     store,
     cacheDirectory: settings.cacheDirectory,
     logDirectory: settings.logDirectory,
     runDirectory: runDirectory(settings),
+    ...(manager && { manager }),
     driver: DRIVERS[settings.fsDriver] ?? settings.fsDriver,
     fuse: fuseOptions(settings, template),
     nydusdPath: settings.nydusdPath,

@@ -1,8 +1,9 @@
 /** A nydusd with a FUSE mount is killed: who takes it over, how, and what its readers see of it. */
-import { readFileSync, readdirSync, writeFileSync } from 'node:fs'
+import { closeSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { DescriptorKeeper } from '../../../src/supervisor/descriptor-keeper.js'
+import type { DescriptorInfo } from '../../../src/client/api.js'
+import { openPidfd, takeDescriptor } from '../../../src/native/process.js'
 import { findMount } from '../../../src/native/mount-table.js'
 import { unmount } from '../../../src/native/mount.js'
 import { buildForms } from '../../helpers/built-forms.js'
@@ -40,11 +41,12 @@ async function serve(t: Test, args: readonly string[] = []) {
 }
 
 /** A second holder of the daemon's descriptors, as a supervisor is. */
-async function keep(t: Test, daemon: FuseDaemon): Promise<DescriptorKeeper> {
-  const keeper = new DescriptorKeeper()
-  t.teardown(() => keeper.release())
-  keeper.keep(daemon.pid, await daemon.client.descriptors())
-  return keeper
+async function keep(t: Test, daemon: FuseDaemon): Promise<DescriptorInfo[]> {
+  const pidFd = openPidfd(daemon.pid)
+  const named = await daemon.client.descriptors()
+  const kept = named.map(({ name, fd }) => ({ name, fd: takeDescriptor(pidFd, fd) }))
+  t.teardown(() => [pidFd, ...kept.map(({ fd }) => fd)].forEach(fd => closeSync(fd)))
+  return kept
 }
 
 /** `inode path` of every name, which must not change under who uses them. */
@@ -54,13 +56,13 @@ const inodes = (directory: string): Promise<string> =>
 t.test('kill -9 while a reader waits: a successor with the descriptor answers it', { skip }, async t => {
   const { directory, daemon, registry, root } = await serve(t)
   const before = await inodes(daemon.mountpoint)
-  const keeper = await keep(t, daemon)
+  const kept = await keep(t, daemon)
   const held = registry.hold({ target: 'blob' })
   const reading = sumTree(root)
   await held.arrived
   await daemon.kill()
   held.release()
-  const successor = await startFuseDaemon(t, directory, { kept: keeper.list() })
+  const successor = await startFuseDaemon(t, directory, { kept })
   t.strictSame(await reading, expected)
   t.equal((await successor.client.info()).state, 'RUNNING')
   t.same(Object.keys((await successor.client.info()).backend_collection ?? {}).sort(), [
@@ -81,7 +83,7 @@ t.test('kill -9 while a reader waits: a successor with the descriptor answers it
 
 t.test('kill -9 again and again under readers', { skip }, async t => {
   const { directory, daemon, root } = await serve(t)
-  const keeper = await keep(t, daemon)
+  const kept = await keep(t, daemon)
   let current = daemon
   let reading = true
   let rounds = 0
@@ -93,7 +95,7 @@ t.test('kill -9 again and again under readers', { skip }, async t => {
   })
   for (let i = 0; i < 5; i++) {
     await current.kill()
-    current = await startFuseDaemon(t, directory, { kept: keeper.list() })
+    current = await startFuseDaemon(t, directory, { kept })
     // Once all of it was read by this one.
     await sumTree(root)
   }
@@ -104,9 +106,9 @@ t.test('kill -9 again and again under readers', { skip }, async t => {
 
 t.test('a successor that is to wait serves when it is started', { skip }, async t => {
   const { directory, daemon, root } = await serve(t)
-  const keeper = await keep(t, daemon)
+  const kept = await keep(t, daemon)
   await daemon.kill()
-  const successor = await startFuseDaemon(t, directory, { kept: keeper.list(), args: ['--upgrade'] })
+  const successor = await startFuseDaemon(t, directory, { kept, args: ['--upgrade'] })
   t.equal((await successor.client.info()).state, 'INIT')
   await successor.client.start()
   t.strictSame(await sumTree(root), expected)
@@ -114,7 +116,7 @@ t.test('a successor that is to wait serves when it is started', { skip }, async 
 
 t.test('an image of the predecessor that is gone leaves the others alone', { skip }, async t => {
   const { directory, daemon, root } = await serve(t)
-  const keeper = await keep(t, daemon)
+  const kept = await keep(t, daemon)
   await daemon.client.mount('/gone', mountCommand(join(directory, 'image.boot'), { blobs: directory }))
   const run = join(directory, 'run/api.fuse')
   const records = readdirSync(run).filter(name => name.endsWith('.mount'))
@@ -122,7 +124,7 @@ t.test('an image of the predecessor that is gone leaves the others alone', { ski
   for (const [path, text] of texts)
     if (text.includes('"/gone"')) writeFileSync(path, text.replace('image.boot', 'no.boot'))
   await daemon.kill()
-  const successor = await startFuseDaemon(t, directory, { kept: keeper.list() })
+  const successor = await startFuseDaemon(t, directory, { kept })
   t.strictSame(await sumTree(root), expected)
   t.ok(successor.log().some(({ msg }) => String(msg).includes('cannot be restored')))
   await successor.client.umount('/app')
@@ -130,17 +132,17 @@ t.test('an image of the predecessor that is gone leaves the others alone', { ski
 
 t.test('a successor that cannot start leaves the mount and its state to the next one', { skip }, async t => {
   const { directory, daemon, root } = await serve(t)
-  const keeper = await keep(t, daemon)
+  const kept = await keep(t, daemon)
   const state = join(directory, 'run/api.fuse/server.json')
   const sound = readFileSync(state)
   await daemon.kill()
   const reading = sumTree(root)
   writeFileSync(state, sound.subarray(0, sound.length / 2))
-  await t.rejects(startFuseDaemon(t, directory, { kept: keeper.list() }), /ended with 4: .*STATE_INVALID/s)
+  await t.rejects(startFuseDaemon(t, directory, { kept }), /ended with 4: .*STATE_INVALID/s)
   t.equal(findMount(daemon.mountpoint)?.fsType, 'fuse', 'the mount stays')
   t.ok(readdirSync(join(directory, 'run/api.fuse')).some(name => name.endsWith('.mount')))
   writeFileSync(state, sound)
-  const next = await startFuseDaemon(t, directory, { kept: keeper.list() })
+  const next = await startFuseDaemon(t, directory, { kept })
   t.equal((await next.client.info()).state, 'RUNNING')
   t.strictSame(await reading, expected)
 })

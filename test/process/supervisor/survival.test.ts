@@ -1,0 +1,198 @@
+/** Daemon, supervisor and holder are processes, and die in every combination under a reader that waits for a hole. */
+import { closeSync } from 'node:fs'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { storeBarrier } from '../../../src/native/notify.js'
+import { openPidfd, takeDescriptor } from '../../../src/native/process.js'
+import { processEnded } from '../../../src/supervisor/daemon-process.js'
+import { readHolderTable, startHolder } from '../../../src/supervisor/holder-process.js'
+import { buildForms } from '../../helpers/built-forms.js'
+import { mountCommand, startFuseDaemon, sumTree, writeForm } from '../../helpers/fuse-daemon.js'
+import { until } from '../../helpers/lazy-node.js'
+import { type FaultRegistry, startFaultRegistry } from '../../helpers/registry.js'
+import { scratch } from '../../helpers/scratch.js'
+import { fanotifyMissing, fuseMissing } from '../../helpers/supervised.js'
+import { SupervisorProcess } from '../../helpers/supervisor-process.js'
+
+const form = (await buildForms()).find(({ name }) => name === 'v6 zstd')
+let expected: Map<string, string> | undefined
+
+interface Way {
+  readonly name: string
+  readonly driver: string
+  readonly dedicated: boolean
+  readonly skip: string | false
+  /** The descriptor that everything hangs on. */
+  readonly descriptor: string
+}
+const WAYS: readonly Way[] = [
+  {
+    name: 'fanotify',
+    driver: 'fanotify',
+    dedicated: false,
+    skip: fanotifyMissing,
+    descriptor: 'fanotify.group',
+  },
+  { name: 'FUSE, shared', driver: 'fuse', dedicated: false, skip: fuseMissing, descriptor: 'fuse.session' },
+  {
+    name: 'FUSE, a daemon an image',
+    driver: 'fuse',
+    dedicated: true,
+    skip: fuseMissing,
+    descriptor: 'fuse.session',
+  },
+]
+
+interface Scene {
+  readonly supervisor: SupervisorProcess
+  readonly registry: FaultRegistry
+  /** Where the image is mounted. */
+  readonly root: string
+  daemonPid(): Promise<number>
+  holderPid(): number
+}
+
+/** An image that is mounted and cold. */
+async function scene(
+  t: Test,
+  way: Way,
+  start: Parameters<SupervisorProcess['start']>[0] = {},
+): Promise<Scene> {
+  const directory = scratch(t)
+  const { bootstrap, blobs } = writeForm(directory, form!)
+  if (!expected) {
+    const daemon = await startFuseDaemon(t, join(directory, 'plain'))
+    await daemon.client.mount('/', mountCommand(bootstrap, { blobs, cache: join(directory, 'plain/cache') }))
+    expected = await sumTree(daemon.mountpoint)
+  }
+  const registry = await startFaultRegistry(t)
+  for (const [id, bytes] of form!.blobs) registry.addBlob(bytes, { as: `sha256:${id}` })
+  const config = { scheme: 'http', host: registry.host, repo: 'app', timeout: 60 }
+  const { driver, dedicated } = way
+  const supervisor = new SupervisorProcess(t, {
+    directory,
+    driver,
+    dedicated,
+    backend: { type: 'registry', config },
+  })
+  await supervisor.start(start)
+  const spec = {
+    id: '7',
+    imageRef: 'app',
+    bootstrapPath: bootstrap,
+    mountpoint: join(directory, 'image'),
+    labels: {},
+  }
+  const { mountpoint: root } = await supervisor.mount(spec)
+  return {
+    supervisor,
+    registry,
+    root,
+    daemonPid: () => supervisor.daemonPid(dedicated ? spec.id : undefined),
+    holderPid: () => supervisor.holderPid(),
+  }
+}
+
+const holdersOf = async ({ supervisor }: Scene, name: string): Promise<readonly string[]> =>
+  (await supervisor.descriptors()).find(place => place.name === name)?.holders ?? []
+
+for (const way of WAYS) {
+  t.test(
+    `${way.name}: daemon and snapshotter die together`,
+    { skip: way.skip, timeout: 120_000 },
+    async t => {
+      const made = await scene(t, way)
+      const { supervisor, registry, root } = made
+      t.same(await holdersOf(made, way.descriptor), ['daemon', 'snapshotter', 'holder'])
+      const holder = made.holderPid()
+      for (let round = 1; round <= 2; round++) {
+        const held = registry.hold({ target: 'blob' })
+        const reading = sumTree(root)
+        if (round === 1) await held.arrived
+        await supervisor.kill(supervisor.pid, await made.daemonPid())
+        held.release()
+        await supervisor.start()
+        t.strictSame(await reading, expected, 'the reader that waited has the right bytes')
+      }
+      t.strictSame(await sumTree(root), expected)
+      t.equal(made.holderPid(), holder, 'the holder was found again')
+      t.same(await holdersOf(made, way.descriptor), ['daemon', 'snapshotter', 'holder'])
+      t.notMatch(supervisor.said(), /were both gone/, 'nothing is fenced')
+      await supervisor.close(true)
+      await until('the holder ends with the last mount', () => made.holderPid() === 0)
+    },
+  )
+
+  t.test(`${way.name}: the holder dies`, { skip: way.skip, timeout: 120_000 }, async t => {
+    const made = await scene(t, way)
+    const { supervisor, registry, root } = made
+    const before = made.holderPid()
+    await supervisor.kill(before)
+    await until('another holder has everything', async () => {
+      const places = made.holderPid() === before ? [] : await supervisor.descriptors()
+      return places.length > 0 && places.every(({ holders }) => holders.includes('holder'))
+    })
+    const held = registry.hold({ target: 'blob' })
+    const reading = sumTree(root)
+    await held.arrived
+    await supervisor.kill(supervisor.pid, await made.daemonPid())
+    held.release()
+    await supervisor.start()
+    t.strictSame(await reading, expected)
+    t.notMatch(supervisor.said(), /were both gone/)
+  })
+
+  t.test(
+    `${way.name}: all three die under a service manager`,
+    { skip: way.skip, timeout: 120_000 },
+    async t => {
+      const manager = await startManager(t)
+      const made = await scene(t, way, { env: manager.env })
+      const { supervisor, registry, root } = made
+      t.same(await holdersOf(made, way.descriptor), ['daemon', 'snapshotter', 'holder', 'manager'])
+      const first = made.holderPid()
+      for (const round of [1, 2]) {
+        const held = registry.hold({ target: 'blob' })
+        const reading = sumTree(root)
+        if (round === 1) await held.arrived
+        await supervisor.kill(supervisor.pid, await made.daemonPid(), made.holderPid())
+        held.release()
+        await manager.restart(supervisor)
+        t.strictSame(await reading, expected, 'the reader that waited has the right bytes')
+        t.same(await holdersOf(made, way.descriptor), ['daemon', 'snapshotter', 'holder', 'manager'])
+      }
+      t.not(made.holderPid(), first)
+      t.notMatch(supervisor.said(), /were both gone/, 'nothing is fenced')
+      await supervisor.close(true)
+      t.same([...(await manager.held()).keys()], [], 'the store is empty when nothing is mounted')
+    },
+  )
+}
+
+/** nydus-holder as the manager: it keeps what it is sent, and a restart passes it on as systemd does. */
+async function startManager(t: Test) {
+  const directory = scratch(t)
+  const socketPath = join(directory, 'notify')
+  const { pid } = await startHolder(socketPath, join(directory, 'log'))
+  t.teardown(async () => {
+    process.kill(pid, 'SIGKILL')
+    await processEnded(pid)
+  })
+  const env = { NOTIFY_SOCKET: socketPath, FDSTORE: '512' }
+  const held = async (): Promise<ReadonlyMap<string, number>> => {
+    await storeBarrier(socketPath, { timeoutMs: 10_000 })
+    return readHolderTable(socketPath)?.held ?? new Map<string, number>()
+  }
+  return {
+    env,
+    held,
+    restart: async (supervisor: SupervisorProcess): Promise<void> => {
+      const names = await held()
+      const pidFd = openPidfd(pid)
+      const inherited = [...names.values()].map(number => takeDescriptor(pidFd, number))
+      const more = { LISTEN_FDNAMES: [...names.keys()].join(':') }
+      await supervisor.start({ env: { ...env, ...more }, inherited })
+      for (const fd of [pidFd, ...inherited]) closeSync(fd)
+    },
+  }
+}
