@@ -5,5 +5,7 @@ export const SIZE_CLASSES = LIMITS_KIB.length
 
 export function sizeClass(bytes: number): number {
   const kib = bytes / 1024
-  return LIMITS_KIB.findIndex(limit => kib < limit)
+  let found = 0
+  while (kib >= (LIMITS_KIB[found] ?? Infinity)) found++
+  return found
 }

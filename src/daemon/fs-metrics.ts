@@ -5,10 +5,8 @@ import {
   type FileStats,
   type ImageStats,
   type InflightRequest,
-  OPERATIONS,
+  READ_OPERATION,
 } from '../fuse/server.js'
-
-const READ = OPERATIONS.indexOf('read')
 
 export function fsMetrics(mountpoint: string, accounting: Accounting, stats: ImageStats): FsMetrics {
   return {
@@ -56,7 +54,7 @@ export function accessPatterns(accounting: Accounting, files: readonly FileStats
       : [
           {
             ino,
-            nr_read: hits[READ] ?? 0,
+            nr_read: hits[READ_OPERATION] ?? 0,
             first_access_time_secs: Math.floor(firstReadMs / 1000),
             first_access_time_nanos: Math.floor((firstReadMs % 1000) * 1_000_000),
           },

@@ -180,7 +180,7 @@ export class Prefetch {
       if (type === 'regular') yield* this.#file(ino, sizeBytes)
       if (type === 'directory') {
         const children: number[] = []
-        reader.readDirectory(ino, 0, (_name, child) => children.push(child) > 0)
+        reader.readDirectory(ino, 0, (_bytes, _start, _end, child) => children.push(child) > 0)
         for (const child of children.reverse()) open.push(child)
       }
       yield undefined

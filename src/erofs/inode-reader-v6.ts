@@ -73,7 +73,7 @@ export class InodeReaderV6 implements InodeReader {
       const next = index * blockSize + DIRENT_SIZE
       const visitEntry = (start: number, end: number, nid: number, type: FileType, entry: number): boolean =>
         isDotName(bytes, start, end) ||
-        visit(bytes.subarray(start, end), nid, this.#typeOf(nid, type), next + entry * DIRENT_SIZE)
+        visit(bytes, start, end, nid, this.#typeOf(nid, type), next + entry * DIRENT_SIZE)
       if (!visitDirectoryBlock(bytes, block.at, visitEntry, first)) return
     }
   }

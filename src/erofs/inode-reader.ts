@@ -32,10 +32,18 @@ export interface FileExtent {
 }
 
 /**
- * Called for each entry of a directory. `next` is where to go on after it. False ends the reading.
- * @param name - shares memory: copy what outlives the call
+ * Called for each entry of a directory, whose name is in `bytes` from `start` to `end`: a view of each would cost more than
+ * all else. `next` is where to go on after it. False ends the reading.
+ * @param bytes - is used again: copy what outlives the call
  */
-export type EntryVisitor = (name: Uint8Array, ino: number, type: InodeType, next: number) => boolean
+export type EntryVisitor = (
+  bytes: Uint8Array,
+  start: number,
+  end: number,
+  ino: number,
+  type: InodeType,
+  next: number,
+) => boolean
 
 export interface InodeReader {
   readonly version: 5 | 6

@@ -4,7 +4,7 @@
  */
 import { SIZE_CLASSES as CLASSES, sizeClass } from '../common/size-class.js'
 import { OPCODE } from './protocol.js'
-import { type ImageStats, OPERATIONS } from './server.js'
+import { type ImageStats, OPERATIONS, READ_OPERATION } from './server.js'
 
 const N = OPERATIONS.length
 
@@ -67,7 +67,7 @@ export function countRead(line: Line, bytes: number, latencyUs: number): void {
   add(line, COUNT.dataReadBytes, bytes)
   add(line, COUNT.readsBySize + sizeClass(bytes))
   add(line, COUNT.readsByLatency + latencyClass(latencyUs))
-  add(line, COUNT.latencyTotalUs + 4, latencyUs)
+  add(line, COUNT.latencyTotalUs + READ_OPERATION, latencyUs)
 }
 
 export function sumCounters(counters: SharedArrayBuffer): ImageStats {
@@ -91,7 +91,9 @@ export function sumCounters(counters: SharedArrayBuffer): ImageStats {
 }
 
 function latencyClass(us: number): number {
-  return LATENCY_LIMITS_US.findIndex(limit => us <= limit)
+  let found = 0
+  while (us > (LATENCY_LIMITS_US[found] ?? Infinity)) found++
+  return found
 }
 const LATENCY_LIMITS_US = [200, 1000, 20_000, 50_000, 500_000, 1_000_000, 2_000_000, Infinity]
 

@@ -1,9 +1,7 @@
 import { SIZE_CLASSES, sizeClass } from '../common/size-class.js'
 import type { Access } from './access-log.js'
-import { OPERATIONS } from './server.js'
+import { OPERATIONS, READ_OPERATION } from './server.js'
 import type { Accounting, FileStats } from './server.js'
-
-const READ = OPERATIONS.indexOf('read')
 
 interface FileAccount {
   dataReadBytes: number
@@ -29,7 +27,7 @@ export class FileAccounts {
   }
 
   add({ ino, operation, failed, bytes, timeMs }: Access): void {
-    const read = operation === READ && !failed
+    const read = operation === READ_OPERATION && !failed
     if (read && this.#accounting.latest) this.#latest.add(ino)
     if (!this.#accounting.files && !this.#accounting.pattern) return
     let file = this.#files.get(ino)

@@ -10,7 +10,7 @@ import { openInodeReader } from '../erofs/open-inode-reader.js'
 import { countOperation, countRead, createCounters, lineOf, sumCounters } from './counters.js'
 import { FileAccounts } from './file-accounts.js'
 import { type Session, sessionFromNumbers, sessionToNumbers } from './init.js'
-import type { FromWorker, HandedMiss } from './messages.js'
+import type { HandedMiss, WorkerNews } from './messages.js'
 import { Misses } from './misses.js'
 import { pokeConnection, setReadAhead } from './mountpoint.js'
 import { Namespace, type StaleName } from './namespace.js'
@@ -18,7 +18,7 @@ import { Notifier } from './notifier.js'
 import { type OpenJournal, openJournal } from './open-journal.js'
 import { freeSlot } from './request-journal.js'
 import {
-  OPERATIONS,
+  READ_OPERATION,
   type FailoverPolicy,
   type FileStats,
   type FuseServer,
@@ -33,7 +33,6 @@ import { Workers } from './workers.js'
 
 const READ_AHEAD_KB = 256
 const MAX_WORKERS = 4
-const READ = OPERATIONS.indexOf('read')
 
 /** What the main thread has of a shown image. */
 interface Shown {
@@ -90,6 +89,7 @@ class ImageServer implements FuseServer {
   #stale: StaleName[] | undefined = []
   #end: () => void = () => undefined
   #stopped = false
+  #closed = false
 
   constructor(options: FuseServerOptions, open: OpenSession) {
     const { predecessor, logger } = options
@@ -199,7 +199,7 @@ class ImageServer implements FuseServer {
     await this.#misses.idle()
   }
 
-  #hear(message: FromWorker): void {
+  #hear(message: WorkerNews): void {
     switch (message.type) {
       case 'miss':
         this.#misses.add(message.miss)
@@ -238,7 +238,6 @@ class ImageServer implements FuseServer {
     closeSync(this.#fd)
     this.#end()
   }
-  #closed = false
 
   #answered(miss: HandedMiss, errno: number): void {
     if (this.#journal && miss.slot !== undefined) freeSlot(this.#journal.fd, miss.slot)
@@ -246,12 +245,19 @@ class ImageServer implements FuseServer {
     if (!shown) return
     const line = lineOf(shown.counters, this.#lines - 1)
     const nowMs = performance.timeOrigin + performance.now()
-    countOperation(line, READ, errno !== 0)
+    countOperation(line, READ_OPERATION, errno !== 0)
     if (errno === 0) countRead(line, miss.length, Math.max(0, Math.round((nowMs - miss.sinceMs) * 1000)))
     if (!shown.accounts.enabled) return
     const { sequence, ino, length } = miss
     const bytes = errno === 0 ? length : 0
-    shown.accounts.add({ sequence, ino, operation: READ, failed: errno !== 0, bytes, timeMs: Date.now() })
+    shown.accounts.add({
+      sequence,
+      ino,
+      operation: READ_OPERATION,
+      failed: errno !== 0,
+      bytes,
+      timeMs: Date.now(),
+    })
   }
 
   #accountsOf(path: string): FileAccounts {

@@ -28,13 +28,15 @@ export interface WorkerInput {
   readonly control: Int32Array<SharedArrayBuffer>
   readonly inflight: Float64Array<SharedArrayBuffer>
   readonly accessLog: SharedArrayBuffer
+  /** What answers are put together in: the worker's own, which cannot ask for memory that begins at a page. */
+  readonly reply: Uint8Array<ArrayBuffer>
   /** What requests are read into; undefined where the kernel remembers them. */
   readonly journal: JournalRegion | undefined
   /** What is there at the start. */
   readonly changes: readonly TreeChange[]
 }
 
-/** Places in the control words: three of all, then two for each worker. */
+/** Places in the control words: four of all, then two for each worker. */
 export const CONTROL = {
   /** Counts changes of the tree: a worker that sees a new number hears its messages before it goes on. */
   generation: 0,
@@ -42,11 +44,13 @@ export const CONTROL = {
   stopping: 1,
   /** Misses that were posted; the main thread may not have heard of all. */
   misses: 2,
+  /** 1: the main thread waits for busy workers, who are to tell it when they have done. */
+  awaited: 3,
   /** Of a worker: 1 from before it looks at the generation until it is about to read the next request. */
-  busy: (worker: number) => 3 + 2 * worker,
+  busy: (worker: number) => 4 + 2 * worker,
   /** Of a worker: the generation it has heard of. */
-  seen: (worker: number) => 4 + 2 * worker,
-  length: (workers: number) => 3 + 2 * workers,
+  seen: (worker: number) => 5 + 2 * worker,
+  length: (workers: number) => 4 + 2 * workers,
 } as const
 
 /** Places in a worker's line of what is under way; opcode 0 for nothing. */
@@ -89,6 +93,11 @@ export interface MissPiece {
 }
 
 export type FromWorker =
+  /** The request that the main thread waits for is done. */
+  WorkerNews | { readonly type: 'idle' }
+
+/** What a worker tells the server. */
+export type WorkerNews =
   | { readonly type: 'miss'; readonly miss: HandedMiss }
   | { readonly type: 'interrupt'; readonly uniqueLow: number; readonly uniqueHigh: number }
   /** A request failed for what the image or its cache file holds. */

@@ -3,9 +3,10 @@ import { readSync, writeSync } from 'node:fs'
 import type { CachedBlob } from '../cache/cached-blob.js'
 import { asFault, fault, hasErrno, isFault } from '../common/fault.js'
 import type { Logger } from '../common/log.js'
+import { allocateAligned } from '../native/cachefiles.js'
 import type { HandedMiss, Miss } from './messages.js'
 import { ERRNO, OPCODE, REPLY_HEADER } from './protocol.js'
-import { Reply } from './reply.js'
+import { Reply, REPLY_BYTES } from './reply.js'
 import type { InflightRequest } from './server.js'
 
 /** INTERRUPTs that came before the request that they are for: two threads brought them. */
@@ -33,7 +34,7 @@ export class Misses {
   readonly #pending = new Map<string, Pending>()
   readonly #early = new Set<string>()
   /** One for all: it is filled and written without a pause. */
-  readonly #reply = new Reply()
+  readonly #reply = new Reply(allocateAligned(REPLY_BYTES))
 
   constructor(options: MissOptions) {
     this.#options = options

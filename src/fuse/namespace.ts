@@ -199,8 +199,8 @@ export class Namespace {
     if (directory.ino !== ROOT_NODE) return [staleName(this.#tree, directory)]
     const stale: StaleName[] = []
     const reader = this.#openReader(image)
-    reader.readDirectory(image.rootIno, 0, name => {
-      stale.push({ parent: ROOT_NODE, name: Buffer.from(name) })
+    reader.readDirectory(image.rootIno, 0, (bytes, start, end) => {
+      stale.push({ parent: ROOT_NODE, name: Buffer.from(bytes.subarray(start, end)) })
       return true
     })
     for (const name of this.#tree.coversIn({ directory })?.keys() ?? [])

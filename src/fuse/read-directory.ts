@@ -33,38 +33,33 @@ export function readDirectory(view: DirectoryView, request: DirectoryRequest, re
   const { reader, covers, at } = view
   const { from, sizeBytes, plus } = request
   let used = 0
-  const add = (
-    name: Uint8Array,
-    node: number,
-    type: Parameters<Reply['dirent']>[3],
-    next: number,
-    entry: () => Entry | undefined,
-  ): boolean => {
-    if (used + Reply.direntBytes(name, plus) > sizeBytes) return false
-    used += plus
-      ? reply.direntPlus(used, name, node, type, next, entry())
-      : reply.dirent(used, name, node, type, next)
+  const fits = (nameBytes: number): boolean => used + Reply.direntBytes(nameBytes, plus) <= sizeBytes
+  const add = (name: Uint8Array, node: number, next: number, entry: Entry | undefined): boolean => {
+    if (!fits(name.length)) return false
+    if (plus) used += reply.attributesOfDirent(used, entry)
+    used += reply.dirent(used, name, 0, name.length, node, 'directory', next)
     return true
   }
-  const none = (): undefined => undefined
   // A directory that is none is refused before its dots are told.
   const parentNode = from < AFTER_DOTS ? view.parentNode() : 0
-  if (from < 1 && !add(ONE_DOT, view.node, 'directory', 1, none)) return used
-  if (from < 2 && !add(TWO_DOTS, parentNode, 'directory', 2, none)) return used
+  if (from < 1 && !add(ONE_DOT, view.node, 1, undefined)) return used
+  if (from < 2 && !add(TWO_DOTS, parentNode, 2, undefined)) return used
   let full = false
   if (reader && at.image && from < COVERS) {
-    reader.readDirectory(at.ino, Math.max(0, from - AFTER_DOTS), (name, ino, type, next) => {
-      if (covers?.has(Buffer.from(name).toString('latin1'))) return true
-      full = !add(name, view.nodeOf(ino), type, next + AFTER_DOTS, () => view.entryOf(ino))
-      return !full
+    reader.readDirectory(at.ino, Math.max(0, from - AFTER_DOTS), (bytes, start, end, ino, type, next) => {
+      if (covers?.has(Buffer.from(bytes.subarray(start, end)).toString('latin1'))) return true
+      full = !fits(end - start)
+      if (full) return false
+      if (plus) used += reply.attributesOfDirent(used, view.entryOf(ino))
+      used += reply.dirent(used, bytes, start, end, view.nodeOf(ino), type, next + AFTER_DOTS)
+      return true
     })
   }
   if (full || !covers) return used
   for (const [name, cover] of covers) {
     if (COVERS + cover.ino <= from) continue
-    const node = view.nodeOfCover(cover)
-    const entry = () => view.entryOfCover(cover)
-    if (!add(Buffer.from(name, 'latin1'), node, 'directory', COVERS + cover.ino, entry)) break
+    const entry = plus ? view.entryOfCover(cover) : undefined
+    if (!add(Buffer.from(name, 'latin1'), view.nodeOfCover(cover), COVERS + cover.ino, entry)) break
   }
   return used
 }

@@ -3,6 +3,7 @@
  * is handed on. One for each worker; no state but buffers, so that requests may come in any order.
  */
 import { readSync } from 'node:fs'
+import { performance } from 'node:perf_hooks'
 import { fault, isFault } from '../common/fault.js'
 import { rangeReady } from '../cache/ready-blocks.js'
 import type { FileExtent, InodeAttributes, InodeReader } from '../erofs/inode-reader.js'
@@ -21,6 +22,7 @@ import {
 } from './protocol.js'
 import { readDirectory } from './read-directory.js'
 import type { ReaderPool } from './reader-pool.js'
+import { RecentExtents } from './recent-extents.js'
 import { type Entry, type Reply } from './reply.js'
 import { seekExtent } from './seek.js'
 import { generationOf, type MadeDirectory, type Resolved, type VirtualTree } from './virtual-tree.js'
@@ -92,7 +94,9 @@ export class Responder {
   readonly #madeAttributes: InodeAttributes
   /** Of each image, by sequence. */
   readonly #lines = new Map<number, Line>()
+  readonly #extents = new RecentExtents()
   #length = 0
+  #startedMs = 0
 
   constructor(parts: ResponderParts) {
     this.#parts = parts
@@ -123,11 +127,13 @@ export class Responder {
   /**
    * Works on what is in `request`.
    * @param length - bytes that were read
+   * @param nowMs - `performance.now()`
    * @returns length of the answer in the reply's bytes; 0 when there is none to be written
    */
-  respond(length: number): number {
+  respond(length: number, nowMs: number): number {
     if (length < REQUEST_HEADER || this.#word(0) !== length) return 0
     this.#length = length
+    this.#startedMs = nowMs
     const { opcode, node } = this
     const at = this.#parts.tree.resolve(node)
     let payload: number
@@ -145,6 +151,7 @@ export class Responder {
   /** Forgets what is kept of an image. */
   drop(sequence: number): void {
     this.#parts.readers.drop(sequence)
+    this.#extents.clear()
     this.#lines.delete(sequence)
   }
 
@@ -235,23 +242,22 @@ export class Responder {
 
   #read(at: Resolved<WorkerImage>): number {
     this.#need(24)
-    const started = performance.now()
     const offset = this.#body64(2)
     const size = Math.min(this.#body(4), MAX_READ_BYTES)
     if (!at.image) return -ERRNO.EISDIR
     const { image, ino } = at
-    const extents = this.#reader(image).extents(ino, offset, size)
+    const extents = this.#extents.find(this.#reader(image), image.sequence, ino, offset, size)
     const length = lengthOf(extents, offset, size)
     const pieces = missingPieces(image, extents, offset)
     if (pieces) {
       const { uniqueLow, uniqueHigh, node } = this
       const { sequence } = image
-      const sinceMs = performance.timeOrigin + started
+      const sinceMs = performance.timeOrigin + this.#startedMs
       this.#parts.hooks.miss({ uniqueLow, uniqueHigh, node, sequence, ino, length, pieces, sinceMs })
       return NO_ANSWER
     }
     for (const extent of extents) fill(this.#parts.reply.bytes, image, extent, REPLY_HEADER - offset)
-    countRead(this.#line(image), length, Math.round((performance.now() - started) * 1000))
+    countRead(this.#line(image), length, Math.round((performance.now() - this.#startedMs) * 1000))
     return length
   }
 

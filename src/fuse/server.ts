@@ -47,6 +47,8 @@ export const OPERATIONS = [
   'batchForget',
 ] as const
 export type Operation = (typeof OPERATIONS)[number]
+/** Place of `read` among them. */
+export const READ_OPERATION = OPERATIONS.indexOf('read')
 
 /** What was done for one image since it is shown; values only grow. Arrays are indexed as upstream's. */
 export interface ImageStats {

@@ -99,8 +99,9 @@ export class VirtualTree<Image extends PlacedImage> {
   /** What a node number of the kernel stands for; undefined when its image was hidden or its directory is gone. */
   resolve(node: number): Resolved<Image> | undefined {
     if (node >= PLACE) {
-      const image = this.#images.get(Math.floor(node / PLACE))
-      return image && { image, ino: node % PLACE }
+      const place = placeOfNode(node)
+      const image = this.#images.get(place)
+      return image && { image, ino: node - place * PLACE }
     }
     const image = this.#standing.get(node)
     if (image) return { image, ino: image.rootIno }

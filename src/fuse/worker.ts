@@ -3,6 +3,7 @@
  * the main thread. It never waits for anything else, and holds no FFI.
  */
 import { readSync, writeSync } from 'node:fs'
+import { performance } from 'node:perf_hooks'
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads'
 import { hasErrno } from '../common/fault.js'
 import { AccessLog } from './access-log.js'
@@ -26,12 +27,16 @@ import { VirtualTree } from './virtual-tree.js'
 const input = workerData as WorkerInput
 const { control, inflight, sessionFd, number } = input
 const line = number * INFLIGHT.length
+const busy = CONTROL.busy(number)
+const ORIGIN_MS = performance.timeOrigin
+/** The generation of the tree that this thread has. */
+let seen = Atomics.load(control, CONTROL.seen(number))
 const journal = input.journal && new RequestJournal(input.journal)
 /** Of the request that is worked on, if it has one; see the journal. */
 let slot: number | undefined
 const accesses = new AccessLog(input.accessLog)
 const tree = new VirtualTree<WorkerImage>()
-const reply = new Reply()
+const reply = new Reply(input.reply)
 const responder = new Responder({
   tree,
   readers: new ReaderPool(),
@@ -74,17 +79,20 @@ while (Atomics.load(control, CONTROL.stopping) === 0) {
 /** Works on the request that the responder holds. */
 function serve(length: number): void {
   // Before the generation is looked at: who hides an image waits for the busy ones that have not seen it.
-  Atomics.store(control, CONTROL.busy(number), 1)
+  Atomics.store(control, busy, 1)
   const generation = Atomics.load(control, CONTROL.generation)
-  if (generation !== Atomics.load(control, CONTROL.seen(number))) {
+  if (generation !== seen) {
     hearMessages()
+    seen = generation
     Atomics.store(control, CONTROL.seen(number), generation)
   }
-  begin()
-  const answer = responder.respond(length)
+  const nowMs = performance.now()
+  begin(nowMs)
+  const answer = responder.respond(length, nowMs)
   if (answer > 0) give(answer)
   inflight[line + INFLIGHT.opcode] = 0
-  Atomics.store(control, CONTROL.busy(number), 0)
+  Atomics.store(control, busy, 0)
+  if (Atomics.load(control, CONTROL.awaited) === 1) post({ type: 'idle' })
 }
 
 /** Length of the next request; 0 for none this time, undefined when there will be no more. */
@@ -117,10 +125,10 @@ function give(length: number): void {
   }
 }
 
-function begin(): void {
+function begin(nowMs: number): void {
   inflight[line + INFLIGHT.node] = responder.node
   inflight[line + INFLIGHT.unique] = responder.uniqueLow + (responder.uniqueHigh & 0x1f_ffff) * 2 ** 32
-  inflight[line + INFLIGHT.sinceMs] = Date.now()
+  inflight[line + INFLIGHT.sinceMs] = ORIGIN_MS + nowMs
   inflight[line + INFLIGHT.opcode] = responder.opcode
 }
 

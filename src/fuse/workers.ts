@@ -1,9 +1,18 @@
-import { setTimeout as delay } from 'node:timers/promises'
+import { EventEmitter, once } from 'node:events'
 import { Worker } from 'node:worker_threads'
 import type { Logger } from '../common/log.js'
+import { allocateAligned } from '../native/cachefiles.js'
 import { type Access, ACCESS_LOG_BYTES, AccessLog } from './access-log.js'
-import { CONTROL, type FromWorker, INFLIGHT, type TreeChange, type WorkerInput } from './messages.js'
+import {
+  CONTROL,
+  type FromWorker,
+  INFLIGHT,
+  type TreeChange,
+  type WorkerInput,
+  type WorkerNews,
+} from './messages.js'
 import type { OpenJournal } from './open-journal.js'
+import { REPLY_BYTES } from './reply.js'
 import type { InflightRequest } from './server.js'
 
 /** What a worker allocates is dead when it has answered: a large nursery would only be filled and kept. */
@@ -13,7 +22,7 @@ export interface WorkersOptions extends Pick<WorkerInput, 'sessionFd' | 'session
   readonly count: number
   readonly journal: OpenJournal | undefined
   readonly logger: Logger
-  readonly hear: (message: FromWorker) => void
+  readonly hear: (message: WorkerNews) => void
 }
 
 /** The main thread's side of the worker threads of one server. */
@@ -25,6 +34,8 @@ export class Workers {
   readonly #accessLogs: readonly AccessLog[]
   readonly #workers: Worker[] = []
   #missesHeard = 0
+  readonly #heard = new EventEmitter()
+  #awaiting = 0
   #exited: Promise<unknown> = Promise.resolve()
 
   constructor(options: WorkersOptions) {
@@ -40,6 +51,7 @@ export class Workers {
     const { sessionFd, session, createdSec, journal, hear, logger } = this.#options
     for (const [number, accessLog] of this.#accessMemory.entries()) {
       const region = journal?.regions[number]
+      const reply = allocateAligned(REPLY_BYTES) as Uint8Array<ArrayBuffer>
       const input: WorkerInput = {
         number,
         sessionFd,
@@ -48,18 +60,20 @@ export class Workers {
         control: this.#control,
         inflight: this.#inflight,
         accessLog,
+        reply,
         journal: region,
         changes,
       }
       const worker = new Worker(new URL('./worker.js', import.meta.url), {
         workerData: input,
-        transferList: region ? [region.memory] : [],
+        transferList: [reply.buffer, ...(region ? [region.memory] : [])],
         trackUnmanagedFds: false,
         resourceLimits: { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB },
       })
       worker.on('message', (message: FromWorker) => {
         if (message.type === 'miss') this.#missesHeard++
-        hear(message)
+        if (message.type !== 'idle') hear(message)
+        this.#heard.emit('message')
       })
       worker.once('error', err => {
         // What it had read would never be answered: die loudly, so that a successor has it sent again.
@@ -85,7 +99,7 @@ export class Workers {
     const behind = (_: unknown, worker: number): boolean =>
       Atomics.load(this.#control, CONTROL.busy(worker)) === 1 &&
       Atomics.load(this.#control, CONTROL.seen(worker)) < generation
-    while (this.#workers.some(behind)) await delay(1)
+    await this.#until(() => !this.#workers.some(behind))
   }
 
   inflight(): InflightRequest[] {
@@ -95,7 +109,7 @@ export class Workers {
       const opcode = field(INFLIGHT.opcode)
       if (opcode === 0) continue
       const [inode, unique, sinceMs] = [field(INFLIGHT.node), field(INFLIGHT.unique), field(INFLIGHT.sinceMs)]
-      requests.push({ inode, opcode, unique, sinceMs })
+      requests.push({ inode, opcode, unique, sinceMs: Math.floor(sinceMs) })
     }
     return requests
   }
@@ -115,11 +129,22 @@ export class Workers {
    */
   async stop(): Promise<void> {
     Atomics.store(this.#control, CONTROL.stopping, 1)
-    for (const worker of this.#workers) worker.unref()
     const busy = (_: unknown, worker: number): boolean =>
       Atomics.load(this.#control, CONTROL.busy(worker)) === 1
     const unheard = (): boolean => Atomics.load(this.#control, CONTROL.misses) !== (this.#missesHeard | 0)
-    while (this.#workers.some(busy) || unheard()) await delay(1)
+    await this.#until(() => !this.#workers.some(busy) && !unheard())
+    for (const worker of this.#workers) worker.unref()
+  }
+
+  /** Resolves when it is true of the workers, who tell of everything that may make it so. */
+  async #until(reached: () => boolean): Promise<void> {
+    this.#awaiting++
+    Atomics.store(this.#control, CONTROL.awaited, 1)
+    try {
+      while (!reached()) await once(this.#heard, 'message')
+    } finally {
+      if (--this.#awaiting === 0) Atomics.store(this.#control, CONTROL.awaited, 0)
+    }
   }
 
   /** Resolves when every worker has ended. */

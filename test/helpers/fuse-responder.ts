@@ -8,7 +8,7 @@ import { createCounters } from '../../src/fuse/counters.js'
 import type { Session } from '../../src/fuse/init.js'
 import type { FailureText, Miss, WorkerImage } from '../../src/fuse/messages.js'
 import { REQUEST_BYTES } from '../../src/fuse/protocol.js'
-import { Reply } from '../../src/fuse/reply.js'
+import { Reply, REPLY_BYTES } from '../../src/fuse/reply.js'
 import { Responder } from '../../src/fuse/responder.js'
 import { VirtualTree } from '../../src/fuse/virtual-tree.js'
 import type { BuiltForm } from './built-forms.js'
@@ -27,7 +27,7 @@ export class ResponderBench {
   readonly failures: FailureText[] = []
   readonly accesses: Access[] = []
   readonly tree = new VirtualTree<WorkerImage>()
-  readonly #reply = new Reply()
+  readonly #reply = new Reply(Buffer.alloc(REPLY_BYTES))
   readonly #fd: number
 
   constructor(form: BuiltForm, directory: string, flags: Session['flags'] = new Set()) {
@@ -70,7 +70,7 @@ export class ResponderBench {
   /** @returns what a message as it stands is answered with; undefined for nothing */
   send(message: Uint8Array): Answer | undefined {
     this.responder.request.set(message)
-    const length = this.responder.respond(message.length)
+    const length = this.responder.respond(message.length, performance.now())
     if (length === 0) return undefined
     const bytes = Buffer.from(this.#reply.bytes.subarray(0, length))
     if (bytes.readUInt32LE(0) !== length) throw new Error('the answer tells another length')

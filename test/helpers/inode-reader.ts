@@ -10,8 +10,8 @@ export interface ReadEntry {
 
 export function entriesOf(reader: InodeReader, directory: number, from = 0): ReadEntry[] {
   const entries: ReadEntry[] = []
-  reader.readDirectory(directory, from, (name, ino, type, next) => {
-    entries.push({ name: Buffer.from(name).toString('latin1'), ino, type, next })
+  reader.readDirectory(directory, from, (bytes, start, end, ino, type, next) => {
+    entries.push({ name: Buffer.from(bytes.subarray(start, end)).toString('latin1'), ino, type, next })
     return true
   })
   return entries

@@ -1,24 +1,8 @@
 /** Answers of /api/v1/metrics as a person reads them. */
 import type { BackendMetrics, BlobcacheMetrics, FsMetrics, KernelMetrics } from '../../client/api.js'
+import { OPERATIONS } from '../../fuse/server.js'
 import { bytesText, columnsText, pairsText, ratio, SIZE_NAMES } from './show.js'
 
-const OPERATIONS = [
-  'getattr',
-  'readlink',
-  'open',
-  'release',
-  'read',
-  'statfs',
-  'getxattr',
-  'listxattr',
-  'opendir',
-  'lookup',
-  'readdir',
-  'readdirplus',
-  'access',
-  'forget',
-  'batch forget',
-]
 const FS_LATENCIES = ['<=200us', '<=1ms', '<=20ms', '<=50ms', '<=500ms', '<=1s', '<=2s', '>2s']
 
 export function cacheText(metrics: BlobcacheMetrics): string {
@@ -33,7 +17,7 @@ export function fsText(metrics: FsMetrics | KernelMetrics): string {
   if ('driver' in metrics) return kernelText(metrics)
   const { fop_hits: hits, fop_errors: errors, fop_cumulative_latency_total: latencies } = metrics
   const operations = OPERATIONS.map((name, i) => [
-    name,
+    name === 'batchForget' ? 'batch forget' : name,
     hits[i] ?? 0,
     errors[i] ?? 0,
     latencies[i] ? Math.round(ratio(latencies[i] ?? 0, hits[i] ?? 0)) : '-',

@@ -66,7 +66,8 @@ export class InodeReaderV5 implements InodeReader {
     for (let place = from; place < record.childCount; place++) {
       const child = this.#child(first + place, directory)
       // Visitors may read other inodes, which the source may put in its place.
-      if (!visit(child.name().slice(), child.ino, child.type, place + 1)) return
+      const name = child.name().slice()
+      if (!visit(name, 0, name.length, child.ino, child.type, place + 1)) return
     }
   }
 

@@ -40,8 +40,9 @@ function useAll(reader: InodeReader): void {
   }
   const walk = (ino: number): void =>
     onlyFaults(() =>
-      reader.readDirectory(ino, 0, (name, child, type, next) => {
-        if (name.length < 1 || name.length > 255 || next <= 0) throw new Error('no entry')
+      reader.readDirectory(ino, 0, (bytes, start, end, child, type, next) => {
+        if (end - start < 1 || end - start > 255 || end > bytes.length || next <= 0)
+          throw new Error('no entry')
         if (entries++ > 2000) return false
         if (entries < 60) inode(child)
         if (type === 'directory' && !seen.has(child)) {

@@ -57,8 +57,8 @@ function hashFiles(source: FileSource, blobs: readonly CachedBlob[]): Map<string
   const reader = openInodeReader(source)
   const hashes = new Map<string, string>()
   const read = (directory: number, prefix: string): void => {
-    reader.readDirectory(directory, 0, (name, ino, type) => {
-      const path = prefix + Buffer.from(name).toString('hex')
+    reader.readDirectory(directory, 0, (bytes, start, end, ino, type) => {
+      const path = prefix + Buffer.from(bytes.subarray(start, end)).toString('hex')
       if (type === 'directory') read(ino, `${path}2f`)
       if (type !== 'regular') return true
       const hash = createHash('sha256')

@@ -121,9 +121,9 @@ function checkLarge(t: Test, reader: InodeReader, names: string[]): void {
   for (let from = 0, before = -1; from !== before;) {
     before = from
     let room = 77
-    reader.readDirectory(many, from, (name, _ino, _type, next) => {
+    reader.readDirectory(many, from, (bytes, start, end, _ino, _type, next) => {
       if (room-- === 0) return false
-      pieces.push(Buffer.from(name).toString('latin1'))
+      pieces.push(Buffer.from(bytes.subarray(start, end)).toString('latin1'))
       from = next
       return true
     })

@@ -16,7 +16,7 @@ const attributes = {
 const entry = { node: 3 * 2 ** 40 + 7, generation: 2, attributes }
 
 t.test('the header', async t => {
-  const reply = new Reply(4096)
+  const reply = new Reply(Buffer.alloc(8192))
   t.equal(reply.finish(5, 0x80000000, 116, 0), 16)
   t.equal(reply.bytes.readUInt32LE(0), 16)
   t.equal(reply.bytes.readInt32LE(4), -116)
@@ -24,7 +24,7 @@ t.test('the header', async t => {
 })
 
 t.test('an entry with its attributes', async t => {
-  const reply = new Reply(4096)
+  const reply = new Reply(Buffer.alloc(8192))
   reply.bytes.fill(0xff)
   t.equal(reply.entry(entry), 128)
   const u64 = (at: number) => reply.bytes.readBigUInt64LE(16 + at)
@@ -40,7 +40,7 @@ t.test('an entry with its attributes', async t => {
 })
 
 t.test('a name that is absent', async t => {
-  const reply = new Reply(4096)
+  const reply = new Reply(Buffer.alloc(8192))
   reply.bytes.fill(0xff)
   t.equal(reply.entry(undefined), 128)
   t.equal(reply.bytes.readBigUInt64LE(16), 0n)
@@ -48,13 +48,13 @@ t.test('a name that is absent', async t => {
 })
 
 t.test('directory entries, padded with zeros', async t => {
-  const reply = new Reply(4096)
+  const reply = new Reply(Buffer.alloc(8192))
   for (const length of [1, 8, 9, 255]) {
     const name = Buffer.alloc(length, 'n')
     reply.bytes.fill(0xff)
-    const bytes = reply.dirent(0, name, 9, 'directory', 2 ** 33)
+    const bytes = reply.dirent(0, name, 0, length, 9, 'directory', 2 ** 33)
     t.equal(bytes, Math.ceil((24 + length) / 8) * 8)
-    t.equal(bytes, Reply.direntBytes(name, false))
+    t.equal(bytes, Reply.direntBytes(length, false))
     t.equal(reply.bytes.readBigUInt64LE(16), 9n)
     t.equal(reply.bytes.readBigUInt64LE(24), 2n ** 33n)
     t.equal(reply.bytes.readUInt32LE(32), length)
@@ -66,18 +66,19 @@ t.test('directory entries, padded with zeros', async t => {
 })
 
 t.test('directory entries with attributes', async t => {
-  const reply = new Reply(4096)
-  const bytes = reply.direntPlus(8, Buffer.from('name'), entry.node, 'charDevice', 3, entry)
-  t.equal(bytes, 160)
+  const reply = new Reply(Buffer.alloc(8192))
+  t.equal(reply.attributesOfDirent(8, entry), 128)
+  t.equal(reply.dirent(136, Buffer.from('a name'), 2, 6, entry.node, 'charDevice', 3), 32)
+  t.equal(Reply.direntBytes(4, true), 160)
   t.equal(reply.bytes.readBigUInt64LE(24), BigInt(entry.node))
   t.equal(reply.bytes.readUInt32LE(24 + 100), 0o20640)
   t.equal(reply.bytes.toString('latin1', 24 + 152, 24 + 156), 'name')
-  reply.direntPlus(8, Buffer.from('.'), 1, 'directory', 3, undefined)
+  reply.attributesOfDirent(8, undefined)
   t.equal(reply.bytes.readBigUInt64LE(24), 0n, 'without them the kernel counts no look-up')
 })
 
 t.test('the file system', async t => {
-  const reply = new Reply(4096)
+  const reply = new Reply(Buffer.alloc(8192))
   reply.bytes.fill(0xff)
   t.equal(reply.fileSystem(1234), 80)
   t.equal(reply.bytes.readBigUInt64LE(16 + 24), 1234n)
