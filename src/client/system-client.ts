@@ -25,6 +25,15 @@ export interface SystemDaemon {
   restart_in_ms: number
 }
 
+/** One element of GET /api/v1/fds (ours): a kernel descriptor of a daemon, and who has it open. */
+export interface SystemDescriptor {
+  /** `shared`, or the id of the image that has the daemon to itself. */
+  daemon: string
+  name: string
+  /** `daemon`, `snapshotter`, `holder`, `manager`. */
+  holders: readonly string[]
+}
+
 /** Client of the snapshotter's system controller; SYSTEM_UNAVAILABLE when nobody answers. */
 export class SystemClient {
   readonly #http: UnixHttpClient

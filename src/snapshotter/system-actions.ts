@@ -26,6 +26,7 @@ export function systemActions(
         `there is no daemon ${JSON.stringify(id)}: GET /api/v1/daemons lists them`,
       )
     },
+    descriptors: () => supervisor()?.descriptors() ?? Promise.resolve([]),
     putPrefetchLists: lists => prefetchLists.put(lists),
   }
 }

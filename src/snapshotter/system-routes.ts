@@ -2,9 +2,9 @@
  * The system controller's paths: upstream's, and ours, marked. A path may have `{name}` for one segment.
  * Shapes follow containerd-nydus-grpc's controller.
  */
-import type { SystemDaemon } from '../client/system-client.js'
+import type { SystemDaemon, SystemDescriptor } from '../client/system-client.js'
 import { fault } from '../common/fault.js'
-import type { BackendConfig } from '../supervisor/image-mounts.js'
+import type { BackendConfig, DescriptorPlace } from '../supervisor/image-mounts.js'
 import type { DaemonStatus } from '../supervisor/daemon-status.js'
 import { parsePrefetchLists, type PrefetchList } from './prefetch-lists.js'
 
@@ -14,6 +14,7 @@ export interface SystemActions {
   /** Where the blobs of a daemon's images come from, with secrets. @throws INSTANCE_UNKNOWN */
   backend(daemonId: string): Promise<BackendConfig>
   putPrefetchLists(lists: readonly PrefetchList[]): void
+  descriptors(): Promise<DescriptorPlace[]>
 }
 
 export interface SystemRequest {
@@ -37,6 +38,7 @@ const ROUTES: Readonly<Record<string, Readonly<Record<string, SystemRoute>>>> = 
   '/api/v1/daemons/{id}/backend': {
     GET: (actions, { parameters }) => actions.backend(parameters['id'] ?? ''),
   },
+  '/api/v1/fds': { GET: async (actions): Promise<SystemDescriptor[]> => actions.descriptors() },
   '/api/v1/prefetch': {
     PUT: (actions, request) => actions.putPrefetchLists(parsePrefetchLists(request.body())),
   },

@@ -1,6 +1,7 @@
 /** Commands that ask the snapshotter's system controller. */
 import type { Command } from 'commander'
-import { SystemClient, type SystemDaemon } from '../../client/system-client.js'
+import { SystemClient, type SystemDaemon, type SystemDescriptor } from '../../client/system-client.js'
+import { columnsText } from './show.js'
 
 interface SystemFlags {
   systemSock: string
@@ -15,6 +16,10 @@ export function addSystemCommands(command: Command): void {
     .command('list')
     .description('one line a daemon: id, process, driver, images, API socket')
     .action(showingSystem('/api/v1/daemons', daemonsText))
+  command
+    .command('fds')
+    .description('one line a kernel descriptor: daemon and name, and who keeps it open')
+    .action(showingSystem('/api/v1/fds', descriptorsText))
 }
 
 /** The action of a command that shows the answer of one GET. */
@@ -53,4 +58,15 @@ function daemonsText(daemons: readonly SystemDaemon[]): string {
       return `${id} ${pid} ${driver === '' ? '-' : driver} ${images} ${socket}\n`
     })
     .join('')
+}
+
+const HOLDERS = ['daemon', 'snapshotter', 'holder', 'manager']
+
+/** As long as one has it open, who reads waits for a successor of a daemon that died. */
+export function descriptorsText(descriptors: readonly SystemDescriptor[]): string {
+  const rows = descriptors.map(({ daemon, name, holders }) => [
+    `${daemon}/${name}`,
+    ...HOLDERS.map(holder => (holders.includes(holder) ? 'yes' : '-')),
+  ])
+  return columnsText([['descriptor', ...HOLDERS], ...rows])
 }

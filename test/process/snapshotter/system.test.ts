@@ -13,6 +13,8 @@ t.test('a snapshotter is asked by nydusctl, and a second one is refused', { skip
   const system = path.join(path.dirname(socket), 'system.sock')
   const listed = await runProgram(t, 'nydusctl', ['--system-sock', system, '--raw', 'daemons', 'list'])
   t.match(listed, { code: 0, stdout: '[]\n' })
+  const fds = await runProgram(t, 'nydusctl', ['--system-sock', system, 'fds'])
+  t.match(fds, { code: 0, stdout: 'descriptor  daemon  snapshotter  holder  manager\n' })
 
   const mode = ['--daemon-mode', 'none', '--log-to-stdout']
   const sameRoot = await runSnapshotter(['--root', root, '--address', path.join(directory, 'b/s'), ...mode])

@@ -6,6 +6,7 @@ import {
   RATES_HEADER,
   ratesText,
 } from '../../../src/bin/nydusctl/counters.js'
+import { descriptorsText } from '../../../src/bin/nydusctl/system.js'
 import { infoText } from '../../../src/bin/nydusctl/info.js'
 import { bytesText } from '../../../src/bin/nydusctl/show.js'
 
@@ -121,4 +122,16 @@ t.test('bytes', async t => {
     [2 ** 62, '4096.0 PiB'],
   ] as const)
     t.equal(bytesText(bytes), text)
+})
+
+t.test('who keeps which descriptor', async t => {
+  t.equal(
+    descriptorsText([
+      { daemon: 'shared', name: 'fanotify.group', holders: ['daemon', 'holder'] },
+      { daemon: '7', name: 'fuse.session', holders: [] },
+    ]),
+    'descriptor             daemon  snapshotter  holder  manager\n' +
+      'shared/fanotify.group     yes            -     yes        -\n' +
+      '7/fuse.session              -            -       -        -\n',
+  )
 })

@@ -24,6 +24,8 @@ const DAEMON = {
   restartInMs: 0,
 }
 
+const DESCRIPTOR = { daemon: 'shared', name: 'fanotify.group', holders: ['daemon', 'holder'] }
+
 async function listen(t: Test, overrides: Partial<SystemActions> = {}) {
   const directory = scratch(t)
   const address = path.join(directory, 'made/system.sock')
@@ -38,6 +40,7 @@ async function listen(t: Test, overrides: Partial<SystemActions> = {}) {
         return Promise.reject(fault('INSTANCE_UNKNOWN', 'there is none'))
       },
       putPrefetchLists: given => lists.put(given),
+      descriptors: () => Promise.resolve([DESCRIPTOR]),
       ...overrides,
     },
     logger: silentLogger,
@@ -136,4 +139,10 @@ t.test('lists of images that are never mounted do not pile up', t => {
   t.strictSame(lists.take('i0'), [])
   t.strictSame(lists.take('i1199'), ['/a'])
   t.end()
+})
+
+t.test('who keeps which descriptor', async t => {
+  const { address } = await listen(t)
+  const answer = await ask(address, 'GET', '/api/v1/fds')
+  t.strictSame(JSON.parse(answer.text), [DESCRIPTOR])
 })
