@@ -17,6 +17,7 @@ import { getOpenFileLimits, setOpenFileLimits } from '../native/descriptor.js'
 import { findMount } from '../native/mount-table.js'
 import { endProcess } from '../native/process.js'
 import { firstMount, type FirstMountOptions, readConfig } from './nydusd/first-mount.js'
+import { standBy } from './nydusd/standby.js'
 import { requireRoot, run } from './run.js'
 
 interface GlobalOptions {
@@ -204,8 +205,7 @@ async function serve(
   })
   raiseOpenFiles(options.rlimitNofile, logger)
   logger.info({ ...readVersion(), argv: process.argv.slice(2) }, 'nydusd starts')
-  hasServed = true
-  const daemon = await Daemon.open({
+  const daemonOptions: DaemonOptions = {
     ...services,
     id: options.id ?? null,
     supervisor: options.supervisor ?? null,
@@ -214,7 +214,11 @@ async function serve(
     validate: options.validate,
     kept: readKeptDescriptors(process.env['NYDUS_KEPT_DESCRIPTORS']),
     logger,
-  })
+  }
+  Daemon.checkInherited(daemonOptions)
+  standBy(readyFd())
+  hasServed = true
+  const daemon = await Daemon.open(daemonOptions)
   let signals = 0
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     process.on(signal, () => {
@@ -235,7 +239,8 @@ function fuseOptions(options: GlobalOptions & MountOptions, mountpoint: string):
   const isKept = apisock !== undefined && process.env['NYDUS_KEPT_DESCRIPTORS'] !== undefined
   const runDir = options.runDir ?? (isKept ? dirname(apisock) : undefined)
   const workers = options.fuseThreads ?? options.threadNum
-  const name = apisock === undefined ? 'nydusd' : basename(apisock, '.sock')
+  // An upgraded daemon's socket is api1.sock, then api2.sock: the state that it takes over is api.sock's.
+  const name = apisock === undefined ? 'nydusd' : basename(apisock, '.sock').replace(/^api\d+$/, 'api')
   return {
     mountpoint: realMountpoint(mountpoint),
     failover: options.failoverPolicy,
@@ -287,11 +292,15 @@ function readEntries(path: string): BlobCacheEntry[] {
 
 /** Tells whoever started us, through the descriptor that it named, that the API answers. */
 function tellReady(): void {
-  const text = process.env['NYDUS_READY_FD']
-  if (text === undefined) return
-  const fd = Number(text)
+  const fd = readyFd()
+  if (fd === undefined) return
   writeSync(fd, 'READY\n')
   closeSync(fd)
+}
+
+function readyFd(): number | undefined {
+  const text = process.env['NYDUS_READY_FD']
+  return text === undefined ? undefined : Number(text)
 }
 
 /** Unanswered events each hold a descriptor. Where the limit cannot be raised we go on with what there is. */

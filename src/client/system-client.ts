@@ -19,6 +19,8 @@ export interface SystemDaemon {
     { snapshot_id: string; snapshot_dir: string; mountpoint: string; image_id: string }
   >
   driver: string
+  /** `Git Commit` of its nydusd. */
+  commit: string
   /** Since this snapshotter watches it. */
   deaths: number
   /** More than 0 while a daemon that keeps dying is not started again yet. */

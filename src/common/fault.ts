@@ -137,6 +137,7 @@ export const CODES = {
   DAEMON_UNAVAILABLE: 'unavailable',
   HOLDER_UNAVAILABLE: 'unavailable',
   DAEMON_START: 'unavailable',
+  UPGRADE_FAILED: 'failed_precondition',
   SYSTEM_UNAVAILABLE: 'unavailable',
   ADDRESS_IN_USE: 'busy',
   ROUTE_UNKNOWN: 'not_found',

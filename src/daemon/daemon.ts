@@ -94,6 +94,19 @@ export class Daemon implements Actions {
     if (this.#fuse && !this.#kernel) void this.#fuse.ended.then(() => this.stop({ unmount: true }))
   }
 
+  /**
+   * Whether what a predecessor left can be taken over, before anything is taken.
+   * @throws STATE_INVALID what another version wrote, or what is of a service that this daemon has not
+   */
+  static checkInherited({ kept, fuse, kernel }: DaemonOptions): void {
+    const kernelName = ['fanotify.group', 'fscache.control'].find(name => kept.has(name))
+    if (kernelName !== undefined && !kernel)
+      throw fault('STATE_INVALID', `${kernelName} was handed down to a daemon that serves by FUSE only`)
+    if (!kept.has(FUSE_SESSION)) return
+    if (!fuse) throw fault('STATE_INVALID', 'a FUSE mount was handed down, but there is no --mountpoint')
+    FuseService.checkKept(fuse)
+  }
+
   /** @throws DRIVER_UNSUPPORTED, STORE_LOCKED, CACHE_IO */
   static async open(options: DaemonOptions): Promise<Daemon> {
     const { kept, logger, validate } = options

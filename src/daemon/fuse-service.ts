@@ -49,6 +49,11 @@ export class FuseService {
       options.stateDirectory === undefined ? undefined : new StateDirectory(options.stateDirectory)
   }
 
+  /** Whether the state of a predecessor can be read. @throws STATE_INVALID */
+  static checkKept({ stateDirectory }: FuseServiceOptions): void {
+    if (stateDirectory !== undefined) new StateDirectory(stateDirectory).read()
+  }
+
   /** The FUSE mount; undefined before it is made. */
   get server(): FuseServer | undefined {
     return this.#server

@@ -27,6 +27,12 @@ export function systemActions(
       )
     },
     descriptors: () => supervisor()?.descriptors() ?? Promise.resolve([]),
+    upgrade: async nydusdPath => {
+      const upgraded = supervisor()?.upgrade(nydusdPath)
+      if (!upgraded)
+        throw fault('UPGRADE_FAILED', 'images are not served here, or not yet: there is no daemon')
+      await upgraded
+    },
     putPrefetchLists: lists => prefetchLists.put(lists),
   }
 }

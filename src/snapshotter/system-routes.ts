@@ -3,6 +3,7 @@
  * Shapes follow containerd-nydus-grpc's controller.
  */
 import type { SystemDaemon, SystemDescriptor } from '../client/system-client.js'
+import { isTable } from '../common/config-check.js'
 import { fault } from '../common/fault.js'
 import type { BackendConfig, DescriptorPlace } from '../supervisor/image-mounts.js'
 import type { DaemonStatus } from '../supervisor/daemon-status.js'
@@ -13,6 +14,8 @@ export interface SystemActions {
   daemons(): Promise<DaemonStatus[]>
   /** Where the blobs of a daemon's images come from, with secrets. @throws INSTANCE_UNKNOWN */
   backend(daemonId: string): Promise<BackendConfig>
+  /** Puts daemons of another program, or of the configured one anew where it is empty, in the place of all. */
+  upgrade(nydusdPath: string): Promise<void>
   putPrefetchLists(lists: readonly PrefetchList[]): void
   descriptors(): Promise<DescriptorPlace[]>
 }
@@ -39,9 +42,21 @@ const ROUTES: Readonly<Record<string, Readonly<Record<string, SystemRoute>>>> = 
     GET: (actions, { parameters }) => actions.backend(parameters['id'] ?? ''),
   },
   '/api/v1/fds': { GET: async (actions): Promise<SystemDescriptor[]> => actions.descriptors() },
+  '/api/v1/daemons/upgrade': { PUT: upgrade },
+  // As upstream's description of its API spells it.
+  '/api/v1/nydusd/upgrade': { PUT: upgrade },
   '/api/v1/prefetch': {
     PUT: (actions, request) => actions.putPrefetchLists(parsePrefetchLists(request.body())),
   },
+}
+
+/** Of upstream's body only `nydusd_path` has a meaning. */
+function upgrade(actions: SystemActions, request: SystemRequest): Promise<void> {
+  const body = request.body()
+  const nydusdPath = isTable(body) ? (body['nydusd_path'] ?? '') : undefined
+  if (typeof nydusdPath !== 'string')
+    throw fault('REQUEST_INVALID', 'an upgrade is an object with nydusd_path, a string')
+  return actions.upgrade(nydusdPath)
 }
 
 /** The methods of a path with what its names stand for; undefined for an unknown path. */
@@ -94,6 +109,7 @@ function daemonText(daemon: DaemonStatus): SystemDaemon {
       ]),
     ),
     driver: daemon.driver,
+    commit: daemon.commit,
     deaths: daemon.deaths,
     restart_in_ms: daemon.restartInMs,
   }

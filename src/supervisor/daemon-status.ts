@@ -14,6 +14,8 @@ export interface DaemonStatus {
   /** 0 while none runs. */
   readonly pid: number
   readonly apiSocket: string
+  /** What was built: `Git Commit` of `nydusd --version`. */
+  readonly commit: string
   readonly driver: string
   /** Of its FUSE mount; empty where it makes none. */
   readonly mountpoint: string

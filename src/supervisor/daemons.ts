@@ -54,10 +54,13 @@ export class Daemons {
   readonly #options: DaemonsOptions
   readonly #knownImages: (key: string) => Promise<KnownImage[]>
   readonly #daemons = new Map<string, WatchedDaemon>()
+  /** Of daemons to come; an upgrade changes it. */
+  nydusdPath: string
 
   /** @param knownImages what a daemon serves, or is about to, at the moment of the call */
   constructor(options: DaemonsOptions, knownImages: (key: string) => Promise<KnownImage[]>) {
     this.#options = options
+    this.nydusdPath = options.nydusdPath
     this.#knownImages = knownImages
     this.holders = new Holders(options)
   }
@@ -197,8 +200,8 @@ export class Daemons {
   }
 
   #commonSetup(): Pick<DaemonSetup, 'store' | 'nydusdPath' | 'logger'> {
-    const { store, nydusdPath, logger } = this.#options
-    return { store, nydusdPath, logger }
+    const { store, logger } = this.#options
+    return { store, nydusdPath: this.nydusdPath, logger }
   }
 
   #commonArgs(): string[] {

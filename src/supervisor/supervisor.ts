@@ -37,7 +37,8 @@ import { KernelPath } from './kernel-path.js'
 import { countDriver, countFallback, countImages } from './metrics.js'
 import type { ServingPath } from './serving-path.js'
 import { listSuperblocks, superblocksGone } from './superblock.js'
-import type { KnownImage, WatchedDaemon } from './watched-daemon.js'
+import { checkProgram, linkProgram, readProgramCommit } from './program.js'
+import type { KnownImage, WatchedDaemon, WatchedStatus } from './watched-daemon.js'
 
 export interface SupervisorOptions extends DaemonsOptions {
   /** The snapshotter's root: the domain of its images is derived from it. */
@@ -127,6 +128,51 @@ export class Supervisor implements ImageMounts {
   /** Every kernel descriptor, and who has it. */
   descriptors(): Promise<DescriptorPlace[]> {
     return this.#daemons.descriptors()
+  }
+
+  /**
+   * Puts daemons of a program in the place of all that run, one after the other; the first failure ends it. The
+   * configured path becomes a link to the program, so that it stays after a restart.
+   * @param nydusdPath empty: what is configured, started anew
+   * @returns how long nobody served, milliseconds, for each daemon
+   * @throws UPGRADE_FAILED, FILE_MISSING
+   */
+  async upgrade(nydusdPath: string): Promise<number[]> {
+    await this.start()
+    const { nydusdPath: configured } = this.#options
+    if (nydusdPath !== '') checkProgram(nydusdPath)
+    const path = nydusdPath === '' ? configured : nydusdPath
+    const stalls = await this.#upgradeTo(path, () => true)
+    this.#daemons.nydusdPath = path
+    if (configured !== '' && nydusdPath !== '') linkProgram(configured, nydusdPath)
+    return stalls
+  }
+
+  /** Mounts and unmounts wait for one daemon at a time. */
+  async #upgradeTo(path: string, isMeant: (status: WatchedStatus) => boolean): Promise<number[]> {
+    const stalls: number[] = []
+    for (const [id, daemon] of this.#daemons.list()) {
+      await this.#serially(async () => {
+        if (daemon.status.pid === 0 || !isMeant(daemon.status)) return
+        const { commit } = daemon.status
+        const stallMs = await daemon.upgrade(path)
+        stalls.push(stallMs)
+        this.#logger.info({ daemon: id, stallMs, from: commit, to: daemon.status.commit }, 'daemon upgraded')
+      })
+    }
+    return stalls
+  }
+
+  /** Daemons of an earlier run may be of an earlier program. */
+  async #upgradeAdopted(): Promise<void> {
+    try {
+      const { nydusdPath } = this.#options
+      const commit = await readProgramCommit(nydusdPath)
+      if (commit === undefined) return
+      await this.#upgradeTo(nydusdPath, status => status.commit !== commit)
+    } catch (err) {
+      this.#logger.error({ err: asFault(err) }, 'a daemon of an earlier version serves on')
+    }
   }
 
   /** Resolves when nobody uses any more what was unmounted. */
@@ -264,6 +310,8 @@ export class Supervisor implements ImageMounts {
     if (this.#daemons.hasShared) this.#tellDriver(this.#daemons.shared)
     countImages(this.list())
     for (const record of this.#releasing.values()) this.#release(record)
+    // Nobody waits for it: what is served is served by the old ones meanwhile.
+    void this.#upgradeAdopted()
   }
 
   async #recoverDaemon(

@@ -2,7 +2,7 @@
  * A daemon behind images: started or adopted, watched, and replaced by a successor when it dies. The successor gets the
  * descriptors that the keeper holds and the images that are known, and only then begins to serve.
  */
-import { mkdirSync } from 'node:fs'
+import { mkdirSync, rmSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { DaemonInfo } from '../client/api.js'
@@ -61,6 +61,8 @@ interface DaemonRecord extends ProcessIdentity {
 export interface WatchedStatus {
   readonly pid: number
   readonly apiSocket: string
+  /** What was built: `Git Commit` of `nydusd --version`. */
+  readonly commit: string
   readonly driver: string
   readonly mountpoint: string | undefined
   /** Since it is watched, with successors that did not come up. */
@@ -77,8 +79,19 @@ const DRIVER_OF: Readonly<Record<string, string>> = {
   'fscache.control': 'fscache',
 }
 
+interface DaemonPlace {
+  /** `nydusd` to run; ours when empty. */
+  readonly nydusdPath: string
+  readonly apiSocket: string
+}
+
 export class WatchedDaemon {
   readonly #setup: DaemonSetup
+  /** What the next daemon is, and where it answers; an upgrade changes them. */
+  #place: DaemonPlace
+  /** Ended by an upgrade: its end is no death. */
+  #retired: ProcessIdentity | undefined
+  #commit = ''
   readonly #logger: Logger
   /** What is mounted or being mounted at the moment of the call. */
   readonly #knownImages: () => Promise<KnownImage[]>
@@ -98,6 +111,7 @@ export class WatchedDaemon {
   constructor(setup: DaemonSetup, keeper: DescriptorKeeper, knownImages: () => Promise<KnownImage[]>) {
     this.#setup = setup
     this.#keeper = keeper
+    this.#place = { nydusdPath: setup.nydusdPath, apiSocket: setup.apiSocket }
     this.#logger = setup.logger
     this.#knownImages = knownImages
   }
@@ -114,11 +128,12 @@ export class WatchedDaemon {
 
   /** What is known of it without asking; pid 0 while none runs. */
   get status(): WatchedStatus {
-    const { apiSocket, fuseMountpoint: mountpoint } = this.#setup
+    const { fuseMountpoint: mountpoint } = this.#setup
     const running = this.#process !== undefined && isRunning(this.#process)
     return {
       pid: running ? (this.#process?.pid ?? 0) : 0,
-      apiSocket,
+      apiSocket: this.#place.apiSocket,
+      commit: this.#commit,
       driver: this.#driver,
       mountpoint,
       deaths: this.#deaths.total,
@@ -228,6 +243,7 @@ export class WatchedDaemon {
       return false
     }
     this.#client = client
+    this.#place = { ...this.#place, apiSocket: record.apiSocket }
     this.#process = record
     this.#service = record.service
     this.#logger.info({ pid: record.pid, driver: this.#driver }, 'daemon adopted')
@@ -276,8 +292,9 @@ export class WatchedDaemon {
   }
 
   /** Starts a daemon with what the keeper holds, gives it the images that are known, and lets it serve. */
-  async #launch(): Promise<void> {
-    const { apiSocket, logPath, directories, service, args, nydusdPath, store, storeKey } = this.#setup
+  async #launch(place = this.#place, onStandby?: () => Promise<void>): Promise<void> {
+    const { logPath, directories, service, args, store, storeKey } = this.#setup
+    const { nydusdPath, apiSocket } = place
     await this.#prepareMountpoint()
     for (const directory of [dirname(apiSocket), dirname(logPath), ...directories])
       mkdirSync(directory, { recursive: true, mode: 0o700 })
@@ -287,6 +304,7 @@ export class WatchedDaemon {
       nydusdPath,
       logPath,
       kept: this.#keeper.list(),
+      ...(onStandby && { onStandby }),
       args: [service, ...args(this.#driver), '--apisock', apiSocket, ...(waits ? ['--upgrade'] : [])],
     })
     await store.write([
@@ -307,6 +325,7 @@ export class WatchedDaemon {
     }
     await this.#client?.close()
     this.#client = client
+    this.#place = place
     this.#process = daemon
     this.#service = service
     this.#logger.info({ pid: daemon.pid, driver: this.#driver, images: images.length }, 'daemon runs')
@@ -314,8 +333,54 @@ export class WatchedDaemon {
     this.#watch(daemon, killedBy)
   }
 
-  #learn({ driver, passed_over }: DaemonInfo): void {
+  /**
+   * Puts a process of another program in the place of the daemon, with what it holds and serves. The new one stands by,
+   * loaded and with the state checked, before the old one is ended; readers wait from then until it serves.
+   * @returns how long that was, milliseconds
+   * @throws UPGRADE_FAILED the old program serves on: the same process, or a successor if it had been ended already
+   */
+  async upgrade(nydusdPath: string): Promise<number> {
+    await this.#serving
+    const old = this.#process
+    if (!old || !isRunning(old))
+      throw fault('UPGRADE_FAILED', 'the daemon does not run: there is none to upgrade')
+    const before = this.#place
+    const place = { nydusdPath, apiSocket: nextSocket(before.apiSocket) }
+    let endedMs: number | undefined
+    let served: () => void = () => undefined
+    try {
+      await this.#launch(place, async () => {
+        if (!isRunning(old)) throw new Error('the daemon before it died meanwhile')
+        this.#retired = old
+        this.#serving = new Promise(resolve => (served = resolve))
+        endedMs = performance.now()
+        kill(old)
+        await processEnded(old.pid)
+      })
+    } catch (err) {
+      const why = asFault(err).message
+      if (endedMs === undefined)
+        throw fault('UPGRADE_FAILED', `${why}: the daemon before it serves on`, { cause: err })
+      this.#logger.error(
+        { err: asFault(err) },
+        'the new daemon did not come up: the old program is started again',
+      )
+      this.#place = before
+      this.#deaths.failed()
+      await this.#succeed()
+      throw fault('UPGRADE_FAILED', `${why}: the program before it was started again and serves`, {
+        cause: err,
+      })
+    } finally {
+      served()
+    }
+    rmSync(before.apiSocket, { force: true })
+    return Math.round(performance.now() - (endedMs ?? 0))
+  }
+
+  #learn({ driver, passed_over, version }: DaemonInfo): void {
     this.#driver = driver
+    this.#commit = version.git_commit
     this.#passedOver = passed_over ?? []
   }
 
@@ -345,7 +410,7 @@ export class WatchedDaemon {
     const startedMs = performance.now()
     processEnded(daemon.pid, this.#closing.signal).then(
       async () => {
-        if (this.#closing.signal.aborted) return
+        if (this.#closing.signal.aborted || this.#retired === daemon) return
         const livedMs = Math.round(performance.now() - startedMs)
         const signal = await killedBy
         this.#deaths.died(livedMs, signal)
@@ -393,6 +458,12 @@ export class WatchedDaemon {
       if (this.#process === dead) await delay(10, undefined, { ref: false })
     }
   }
+}
+
+/** Upstream's names: `api.sock`, `api1.sock`, `api2.sock`. */
+function nextSocket(apiSocket: string): string {
+  const [, number = '0'] = /(\d*)\.sock$/.exec(apiSocket) ?? []
+  return apiSocket.replace(/\d*\.sock$/, `${Number(number) + 1}.sock`)
 }
 
 function isRunning(daemon: ProcessIdentity): boolean {

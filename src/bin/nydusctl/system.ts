@@ -1,7 +1,11 @@
 /** Commands that ask the snapshotter's system controller. */
+import { resolve } from 'node:path'
 import type { Command } from 'commander'
 import { SystemClient, type SystemDaemon, type SystemDescriptor } from '../../client/system-client.js'
 import { columnsText } from './show.js'
+
+/** Of all daemons of a node, one after the other. */
+const UPGRADE_TIMEOUT_MS = 600_000
 
 interface SystemFlags {
   systemSock: string
@@ -20,6 +24,16 @@ export function addSystemCommands(command: Command): void {
     .command('fds')
     .description('one line a kernel descriptor: daemon and name, and who keeps it open')
     .action(showingSystem('/api/v1/fds', descriptorsText))
+  command
+    .command('upgrade')
+    .description('put daemons of another nydusd in the place of all, while their images are read')
+    .option('--nydusd <path>', 'the new program; default: the configured one, as it is now')
+    .action(upgrade)
+}
+
+async function upgrade({ nydusd }: { nydusd?: string }, self: Command): Promise<void> {
+  const body = { nydusd_path: nydusd === undefined ? '' : resolve(nydusd) }
+  await withSystem(self, client => client.put('/api/v1/daemons/upgrade', body), UPGRADE_TIMEOUT_MS)
 }
 
 /** The action of a command that shows the answer of one GET. */

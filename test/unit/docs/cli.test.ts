@@ -32,6 +32,7 @@ const COMMAND_LINES: [string, string[]][] = [
   ['nydusctl', []],
   ['nydusctl', ['metrics', 'backend']],
   ['nydusctl', ['mount']],
+  ['nydusctl', ['upgrade']],
   ['nydusify', []],
   ['nydusify', ['convert']],
   ['nydusify', ['check']],

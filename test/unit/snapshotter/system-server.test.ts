@@ -15,6 +15,7 @@ const DAEMON = {
   pid: 7,
   apiSocket: '/run/api.sock',
   driver: 'fuse',
+  commit: 'c0ffee',
   mountpoint: '/mnt',
   references: 2,
   memoryRssKb: 100,
@@ -30,6 +31,7 @@ async function listen(t: Test, overrides: Partial<SystemActions> = {}) {
   const directory = scratch(t)
   const address = path.join(directory, 'made/system.sock')
   const lists = new PrefetchLists()
+  const upgrades: string[] = []
   const server = await SystemServer.listen({
     address,
     owner: { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 },
@@ -39,6 +41,10 @@ async function listen(t: Test, overrides: Partial<SystemActions> = {}) {
         if (id === 'shared') return Promise.resolve({ type: 'registry', config: { auth: 'c2VjcmV0' } })
         return Promise.reject(fault('INSTANCE_UNKNOWN', 'there is none'))
       },
+      upgrade: path => {
+        upgrades.push(path)
+        return Promise.resolve()
+      },
       putPrefetchLists: given => lists.put(given),
       descriptors: () => Promise.resolve([DESCRIPTOR]),
       ...overrides,
@@ -46,7 +52,7 @@ async function listen(t: Test, overrides: Partial<SystemActions> = {}) {
     logger: silentLogger,
   })
   t.teardown(() => server.close())
-  return { address, lists }
+  return { address, lists, upgrades }
 }
 
 async function ask(address: string, method: string, target: string, body?: string) {
@@ -82,6 +88,7 @@ t.test('daemons and their backends, as upstream tells them', async t => {
         },
       },
       driver: 'fuse',
+      commit: 'c0ffee',
       deaths: 1,
       restart_in_ms: 0,
     },
@@ -100,6 +107,17 @@ t.test('prefetch lists are kept until they are used', async t => {
     t.match(await ask(address, 'PUT', '/api/v1/prefetch', wrong), { status: 400 }, wrong)
   const relative = await ask(address, 'PUT', '/api/v1/prefetch', '[{"image":"a","prefetch":"b"}]')
   t.match(relative.text, /does not begin with/)
+})
+
+t.test('an upgrade, by either of its paths', async t => {
+  const { address, upgrades } = await listen(t)
+  const body = JSON.stringify({ nydusd_path: '/usr/bin/nydusd', version: 'v2', policy: 'rolling' })
+  t.match(await ask(address, 'PUT', '/api/v1/daemons/upgrade', body), { status: 200, text: '' })
+  t.match(await ask(address, 'PUT', '/api/v1/nydusd/upgrade', '{}'), { status: 200, text: '' })
+  t.strictSame(upgrades, ['/usr/bin/nydusd', ''])
+  for (const wrong of ['', '{', '[]', '{"nydusd_path":7}'])
+    t.match(await ask(address, 'PUT', '/api/v1/daemons/upgrade', wrong), { status: 400 }, wrong)
+  t.equal(upgrades.length, 2)
 })
 
 t.test('what is refused', async t => {
