@@ -52,7 +52,7 @@ export async function fetchSourceImages(
   return images
 }
 
-/** The entries of an index for the platforms, each once. @throws REGISTRY_NOT_FOUND */
+/** The entries of an index for the platforms, each once; of the other kind where there is none. @throws REGISTRY_NOT_FOUND */
 export function selectEntries(
   index: Index,
   prefer: 'nydus' | 'plain',
@@ -61,11 +61,12 @@ export function selectEntries(
 ): Descriptor[] {
   if (platforms !== 'all')
     return [...new Set(platforms.map(platform => selectManifest(index, prefer, platform)))]
-  const entries = index.manifests.filter(
-    entry => entry.platform?.os === 'linux' && isNydusEntry(entry) === (prefer === 'nydus'),
-  )
-  if (entries.length > 0) return entries
-  throw fault('REGISTRY_NOT_FOUND', `${name} has no ${prefer} image for Linux: name another image`)
+  const all = index.manifests.filter(entry => entry.platform?.os === 'linux')
+  const preferred = all.filter(entry => isNydusEntry(entry) === (prefer === 'nydus'))
+  if (preferred.length > 0) return preferred
+  // Only where both kinds stand in an index are they told apart by their entries.
+  if (all.length > 0) return all
+  throw fault('REGISTRY_NOT_FOUND', `${name} has no image for Linux: name another image`)
 }
 
 /** The manifest that an entry of an index stands for. @throws MANIFEST_UNSUPPORTED when it is an index as well */

@@ -235,6 +235,12 @@ t.test('with a registry', { skip: missingDockerRegistry() }, async t => {
       code: 5,
       stderr: /linux\/arm64/,
     })
+    t.match(await convert('multi:index', 'multi:all', '--all-platforms'), { code: 0 })
+    t.match(await convert('multi:all', 'multi:again', '--reverse', '--all-platforms'), { code: 0 })
+    for (const name of ['amd64', 'arm64']) {
+      const pair = ['--source', ref('multi:index'), '--target', ref('multi:again')]
+      t.match(await nydusify(['check', ...pair, '--platform', `linux/${name}`], { cwd: work }), { code: 0 })
+    }
   })
 
   await t.test('hostile layers are refused by name, and nothing is published', async t => {
