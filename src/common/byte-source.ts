@@ -14,6 +14,11 @@ export interface ByteSource {
    */
   read(offset: number, length: number): Uint8Array
   /**
+   * Fills memory of the caller with the bytes at `offset`: for who reads much once, and would leave as much garbage. Sources
+   * without it make none. @throws as `read`
+   */
+  readInto?(into: Uint8Array, offset: number): void
+  /**
    * The same bytes for who jumps about in them, and holds no result longer than it takes to look at ARENA_STAY other
    * blocks: its memory is used again. Sources without it are quick as they are.
    */
@@ -71,6 +76,11 @@ export class FileSource implements ByteSource {
       return this.#block(first).subarray(start, start + length)
     }
     return this.#readFresh(offset, length)
+  }
+
+  readInto(into: Uint8Array, offset: number): void {
+    checkRange(offset, into.length, this.sizeBytes)
+    this.#fill(into, 0, into.length, offset)
   }
 
   /** Through a cache of 8 MiB that all files of the thread have in common. */

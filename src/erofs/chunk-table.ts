@@ -6,7 +6,7 @@ import type { ByteSource } from '../common/byte-source.js'
 import type { BlobEntry } from './blob-table.js'
 import { hasFeature } from './blob-table.js'
 import * as F from './format.js'
-import { readStruct, type StructView } from './struct-view.js'
+import { badField, readStruct, type StructView } from './struct-view.js'
 import type { Table } from './superblock.js'
 
 /** What a chunk is checked against. */
@@ -84,23 +84,96 @@ export function readChunkTable(
   table: Table,
   blobs: readonly BlobEntry[],
 ): ChunkDigests[] {
-  const total = table.size / F.CHUNK_RECORD_SIZE
   const counts = new Uint32Array(blobs.length)
   for (const { blobIndex } of recordsOf(source, table, blobs))
     counts[blobIndex] = (counts[blobIndex] ?? 0) + 1
-  // One number sorts by chunk index and remembers the record: index * total + record number.
-  const keys = Array.from(counts, count => new Float64Array(count))
-  const filled = new Uint32Array(blobs.length)
-  let record = 0
-  for (const { view, base, blobIndex } of recordsOf(source, table, blobs)) {
-    const chunk = view.u32(base + F.CHUNK_OFF.index)
-    const slot = filled[blobIndex] ?? 0
-    const own = keys[blobIndex]
-    if (own) own[slot] = chunk * total + record
-    filled[blobIndex] = slot + 1
-    record++
+  const all = Array.from(counts, count => new BlobRecords(count))
+  for (const { view, base, blobIndex } of recordsOf(source, table, blobs)) all[blobIndex]?.add(view, base)
+  return all.map((records, blobIndex) => {
+    const { digests, doubtful } = records.sorted()
+    if (doubtful !== undefined) throw contradiction(source, table, blobs, blobIndex, doubtful)
+    return digests
+  })
+}
+
+/** The records of one blob as they come, which is in the order of its chunks where one tool wrote them all. */
+class BlobRecords {
+  readonly #chunks: Uint32Array
+  readonly #digests: Uint8Array
+  readonly #crcs: Uint32Array
+  #count = 0
+  #ascending = true
+
+  constructor(count: number) {
+    this.#chunks = new Uint32Array(count)
+    this.#digests = new Uint8Array(count * F.DIGEST_SIZE)
+    this.#crcs = new Uint32Array(count)
   }
-  return keys.map(own => collect(source, table, own.sort(), total))
+
+  add(view: StructView, base: number): void {
+    const at = this.#count++
+    const chunk = view.u32(base + F.CHUNK_OFF.index)
+    if (at > 0 && chunk <= (this.#chunks[at - 1] ?? 0)) this.#ascending = false
+    this.#chunks[at] = chunk
+    for (let i = 0; i < F.DIGEST_SIZE; i++)
+      this.#digests[at * F.DIGEST_SIZE + i] = view.u8(base + F.CHUNK_OFF.digest + i)
+    const flags = view.u32(base + F.CHUNK_OFF.flags)
+    this.#crcs[at] = (flags & F.CHUNK_FLAGS.hasCrc32) !== 0 ? view.u32(base + F.CHUNK_OFF.crc32) : 0
+  }
+
+  /** In the order of chunks, each once. `doubtful`: a chunk that two records tell different digests of. */
+  sorted(): { readonly digests: ChunkDigests; readonly doubtful?: number } {
+    if (this.#ascending) return { digests: new ChunkDigests(this.#chunks, this.#digests, this.#crcs) }
+    // One number sorts by chunk index and remembers the record.
+    const total = this.#count
+    const keys = Float64Array.from(this.#chunks, (chunk, at) => chunk * total + at).sort()
+    const chunks = new Uint32Array(total)
+    const digests = new Uint8Array(total * F.DIGEST_SIZE)
+    const crcs = new Uint32Array(total)
+    let count = 0
+    let doubtful: number | undefined
+    for (const key of keys) {
+      const chunk = Math.floor(key / total)
+      const from = key % total
+      const digest = this.#digests.subarray(from * F.DIGEST_SIZE, (from + 1) * F.DIGEST_SIZE)
+      if (count > 0 && chunks[count - 1] === chunk) {
+        const before = digests.subarray((count - 1) * F.DIGEST_SIZE, count * F.DIGEST_SIZE)
+        if (Buffer.compare(before, digest) !== 0) doubtful ??= chunk
+        continue
+      }
+      chunks[count] = chunk
+      digests.set(digest, count * F.DIGEST_SIZE)
+      crcs[count] = this.#crcs[from] ?? 0
+      count++
+    }
+    return {
+      digests: new ChunkDigests(
+        chunks.subarray(0, count),
+        digests.subarray(0, count * F.DIGEST_SIZE),
+        crcs.subarray(0, count),
+      ),
+      ...(doubtful === undefined ? {} : { doubtful }),
+    }
+  }
+}
+
+/** The fault of the second record of a chunk. */
+function contradiction(
+  source: ByteSource,
+  table: Table,
+  blobs: readonly BlobEntry[],
+  blobIndex: number,
+  chunk: number,
+): Error {
+  const why = 'two records give this chunk different digests'
+  let first = true
+  for (const record of recordsOf(source, table, blobs)) {
+    const { view, base } = record
+    if (record.blobIndex !== blobIndex || view.u32(base + F.CHUNK_OFF.index) !== chunk) continue
+    if (!first) return view.bad(base + F.CHUNK_OFF.index, 'index', chunk, why)
+    first = false
+  }
+  return badField('RAFS_FIELD', 'chunk table', table.offset, 'index', chunk, why)
 }
 
 /** Returns the index of its blob. */
@@ -123,35 +196,6 @@ function checkRecord(view: StructView, base: number, blobs: readonly BlobEntry[]
   return blobIndex
 }
 
-function collect(source: ByteSource, table: Table, keys: Float64Array, total: number): ChunkDigests {
-  const chunks = new Uint32Array(keys.length)
-  const digests = new Uint8Array(keys.length * F.DIGEST_SIZE)
-  const crcs = new Uint32Array(keys.length)
-  let count = 0
-  for (const key of keys) {
-    const chunk = Math.floor(key / total)
-    const offset = table.offset + (key % total) * F.CHUNK_RECORD_SIZE
-    const view = readStruct(source, offset, F.CHUNK_RECORD_SIZE, 'chunk table record')
-    const digest = view.bytes.subarray(F.CHUNK_OFF.digest, F.CHUNK_OFF.digest + F.DIGEST_SIZE)
-    if (count > 0 && chunks[count - 1] === chunk) {
-      const before = digests.subarray((count - 1) * F.DIGEST_SIZE, count * F.DIGEST_SIZE)
-      const same = Buffer.compare(before, digest) === 0
-      view.check(same, F.CHUNK_OFF.index, 'index', chunk, 'two records give this chunk different digests')
-      continue
-    }
-    chunks[count] = chunk
-    digests.set(digest, count * F.DIGEST_SIZE)
-    const flags = view.u32(F.CHUNK_OFF.flags)
-    crcs[count] = (flags & F.CHUNK_FLAGS.hasCrc32) !== 0 ? view.u32(F.CHUNK_OFF.crc32) : 0
-    count++
-  }
-  return new ChunkDigests(
-    chunks.subarray(0, count),
-    digests.subarray(0, count * F.DIGEST_SIZE),
-    crcs.subarray(0, count),
-  )
-}
-
 /** One record: `base` is its offset in the view. */
 export interface ChunkRecord {
   readonly view: StructView
@@ -159,16 +203,20 @@ export interface ChunkRecord {
   readonly blobIndex: number
 }
 
-/** Every record in the order of the table, its blob, index and CRC checked. @throws RAFS_FIELD, RAFS_TRUNCATED */
+/**
+ * Every record in the order of the table, its blob, index and CRC checked; the memory of a view is used again.
+ * @throws RAFS_FIELD, RAFS_TRUNCATED
+ */
 export function* recordsOf(
   source: ByteSource,
   table: Table,
   blobs: readonly BlobEntry[],
 ): Generator<ChunkRecord, void, undefined> {
-  const step = RECORDS_AT_ONCE * F.CHUNK_RECORD_SIZE
+  const step = Math.min(RECORDS_AT_ONCE * F.CHUNK_RECORD_SIZE, table.size)
+  const memory = source.readInto && new Uint8Array(step)
   for (let done = 0; done < table.size; done += step) {
     const length = Math.min(step, table.size - done)
-    const view = readStruct(source, table.offset + done, length, 'chunk table')
+    const view = readStruct(source, table.offset + done, length, 'chunk table', memory)
     for (let base = 0; base < length; base += F.CHUNK_RECORD_SIZE)
       yield { view, base, blobIndex: checkRecord(view, base, blobs) }
   }

@@ -126,9 +126,23 @@ export function badField(
   })
 }
 
-/** Reads a struct or an area at an offset that is known to be wanted; a file too short for it says what is cut off. */
-export function readStruct(source: ByteSource, offset: number, length: number, what: string): StructView {
-  return new StructView(readBytes(source, offset, length, what), offset, what)
+/**
+ * Reads a struct or an area at an offset that is known to be wanted; a file too short for it says what is cut off.
+ * @param memory - read into, by sources that can
+ */
+export function readStruct(
+  source: ByteSource,
+  offset: number,
+  length: number,
+  what: string,
+  memory?: Uint8Array,
+): StructView {
+  if (!memory || !source.readInto)
+    return new StructView(readBytes(source, offset, length, what), offset, what)
+  requireFits(source, offset, length, what)
+  const bytes = memory.subarray(0, length)
+  source.readInto(bytes, offset)
+  return new StructView(bytes, offset, what)
 }
 
 /** @throws RAFS_TRUNCATED that names what lies outside the file */
