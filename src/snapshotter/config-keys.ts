@@ -83,7 +83,7 @@ export const CONFIG_KEYS = {
     type: 'enum',
     default: 'failover',
     values: ['none', 'restart', 'failover'],
-    help: 'after the death of nydusd; every policy does what failover does',
+    help: 'after the death of nydusd with fusedev: failover, restart (new mounts only), none; kernel paths fail over',
   },
   'daemon.fs_driver': {
     type: 'enum',

@@ -3,6 +3,7 @@ import path from 'node:path'
 import FastestValidator, { type ValidationRule, type ValidationSchema } from 'fastest-validator'
 import { parseDurationMs } from '../common/duration.js'
 import { fault } from '../common/fault.js'
+import type { RecoverPolicy } from '../supervisor/watched-daemon.js'
 import { readConfigFile } from './config-file.js'
 import {
   CONFIG_KEYS,
@@ -35,6 +36,7 @@ export interface Settings {
   /** FUSE threads of nydusd; 0: its own choice. */
   readonly threads: number
   readonly failoverPolicy: string
+  readonly recoverPolicy: RecoverPolicy
   /**
    * Helper of mounts that tell a runtime which image is below (Kata mounts it in the guest); `undefined` for plain
    * overlays.
@@ -116,6 +118,8 @@ function settingsOf(
     dedicated: isDedicated(text('daemon_mode')) && text('daemon.fs_driver') === 'fusedev',
     threads: Number(values.get('daemon.threads_number')),
     failoverPolicy: text('daemon.failover_policy'),
+    // The schema knows no other word.
+    recoverPolicy: text('daemon.recover_policy') as RecoverPolicy,
     // Volumes for Kata take the place of the option, as upstream has it.
     overlayHelper:
       on('snapshot.enable_nydus_overlayfs') && !on('snapshot.enable_kata_volume')
@@ -141,6 +145,9 @@ function warningOf(key: ConfigKeyName, value: ConfigValue, driver: string): stri
   if (key === 'daemon_mode') {
     const shared = value === 'none' || value === 'shared' || (driver === 'fusedev' && isDedicated(value))
     return shared ? [] : [`daemon_mode ${JSON.stringify(value)} is served by one shared nydusd`]
+  }
+  if (key === 'daemon.recover_policy' && value !== 'failover' && driver !== 'fusedev') {
+    return [`${key} ${JSON.stringify(value)} holds for fusedev: a kernel path always does what failover does`]
   }
   if (key === 'daemon.fs_driver') {
     const reason = noImagesReason('shared', String(value))

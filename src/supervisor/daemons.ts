@@ -10,7 +10,7 @@ import type { ServingDaemon } from './fuse-path.js'
 import { fullName, Holders, parseName } from './holders.js'
 import type { DescriptorPlace } from './image-mounts.js'
 import type { ServiceManager } from './service-manager.js'
-import { type DaemonSetup, type KnownImage, WatchedDaemon } from './watched-daemon.js'
+import { type DaemonSetup, type KnownImage, type RecoverPolicy, WatchedDaemon } from './watched-daemon.js'
 
 export interface DaemonsOptions {
   readonly store: Store
@@ -40,6 +40,8 @@ export interface FuseOptions {
   readonly threads: number
   /** nydusd's --failover-policy. */
   readonly failoverPolicy: string
+  /** What follows the death of a daemon that serves by FUSE alone. */
+  readonly recoverPolicy: RecoverPolicy
   /** True: with driver `fuse` a daemon for each image, mounted at the image's own directory. */
   readonly dedicated: boolean
   /** Has a directory for each such daemon, with its socket. */
@@ -178,6 +180,7 @@ export class Daemons {
       ],
       directories: [cacheDirectory, runDirectory],
       fuseMountpoint: fuse?.mountpoint,
+      recoverPolicy: driver === 'fuse' && fuse !== undefined ? fuse.recoverPolicy : 'failover',
       waits: false,
     }
   }
@@ -195,6 +198,7 @@ export class Daemons {
       args: () => [...mount, '--run-dir', run, ...this.#commonArgs()],
       directories: [this.#cacheDirectory(key), run],
       fuseMountpoint: mountpoint,
+      recoverPolicy: fuse?.recoverPolicy ?? 'failover',
       waits: true,
     }
   }

@@ -23,6 +23,12 @@ import { DeathCount } from './death-count.js'
 import { detachFuse } from './fuse-mount.js'
 import { countDaemonEvent } from './metrics.js'
 
+/**
+ * `failover`: a successor goes on with what the dead daemon held; its readers wait. `restart`: a new one mounts anew, for
+ * containers to come; who uses the old mount gets ENOTCONN. `none`: nothing.
+ */
+export type RecoverPolicy = 'failover' | 'restart' | 'none'
+
 export interface DaemonSetup {
   readonly store: Store
   /** Of its record in the store. */
@@ -39,6 +45,8 @@ export interface DaemonSetup {
   readonly directories: readonly string[]
   /** Where its FUSE mount is, where it makes one. */
   readonly fuseMountpoint: string | undefined
+  /** What follows its death. Of a kernel path only `failover`: without a holder its readers would get zeros. */
+  readonly recoverPolicy: RecoverPolicy
   /** True: it serves only after `start` of its API, even where it has no image to know before. */
   readonly waits: boolean
   readonly logger: Logger
@@ -69,6 +77,12 @@ export interface WatchedStatus {
   readonly deaths: number
   /** More than 0 while a daemon that keeps dying is not started again. */
   readonly restartInMs: number
+}
+
+const AFTER_DEATH: Readonly<Record<RecoverPolicy, string>> = {
+  failover: 'its readers wait for a successor',
+  restart: 'its mount is lost, and another is made for containers to come',
+  none: 'its mounts are lost, as daemon.recover_policy none has it',
 }
 
 /** A successor of a daemon that died unseen is tried so often, then its descriptors are given up. */
@@ -159,7 +173,12 @@ export class WatchedDaemon {
   /** Every holder has all descriptors that the daemon has now: before anything is mounted on them. */
   async keepDescriptors(): Promise<void> {
     const client = await this.client()
-    if (this.#process) await this.#keeper.keep(this.#process.pid, await client.descriptors())
+    if (this.#process) await this.#keep(this.#process.pid, client)
+  }
+
+  /** What is held keeps readers waiting, for a successor that has to come. */
+  async #keep(pid: number, client: DaemonClient): Promise<void> {
+    if (this.#setup.recoverPolicy === 'failover') await this.#keeper.keep(pid, await client.descriptors())
   }
 
   /** Whether anybody kept what the kernel's mounts, or those of FUSE, ask: they wait for a successor. */
@@ -230,7 +249,7 @@ export class WatchedDaemon {
     try {
       const info = await client.info()
       if (info.state !== 'RUNNING') throw fault('DAEMON_STATE', `the daemon is ${info.state}`)
-      await this.#keeper.keep(record.pid, await client.descriptors())
+      await this.#keep(record.pid, client)
       this.#learn(info)
     } catch (err) {
       this.#logger.error(
@@ -316,7 +335,7 @@ export class WatchedDaemon {
       if (images.length > 0) await client.start()
       for (const image of images) await image.serving(client)
       this.#learn(await client.info())
-      await this.#keeper.keep(daemon.pid, await client.descriptors())
+      await this.#keep(daemon.pid, client)
     } catch (err) {
       await client.close()
       kill(daemon)
@@ -340,6 +359,8 @@ export class WatchedDaemon {
    * @throws UPGRADE_FAILED the old program serves on: the same process, or a successor if it had been ended already
    */
   async upgrade(nydusdPath: string): Promise<number> {
+    if (this.#setup.recoverPolicy !== 'failover')
+      throw fault('UPGRADE_FAILED', 'should set recover policy to failover to enable hot upgrade')
     await this.#serving
     const old = this.#process
     if (!old || !isRunning(old))
@@ -384,6 +405,12 @@ export class WatchedDaemon {
     this.#passedOver = passed_over ?? []
   }
 
+  /** With `restart` the mount of the dead daemon stays with who uses it, and the next one makes its own. */
+  async #leaveMount(): Promise<void> {
+    const { fuseMountpoint, recoverPolicy } = this.#setup
+    if (recoverPolicy === 'restart' && fuseMountpoint !== undefined) await detachFuse(fuseMountpoint)
+  }
+
   /** A FUSE session that somebody unmounted is over: the successor mounts anew. */
   async #prepareMountpoint(): Promise<void> {
     const { fuseMountpoint } = this.#setup
@@ -415,17 +442,28 @@ export class WatchedDaemon {
         const signal = await killedBy
         this.#deaths.died(livedMs, signal)
         countDaemonEvent('DIED')
+        const { recoverPolicy } = this.#setup
         this.#logger.error(
           { pid: daemon.pid, livedMs, signal },
-          'the daemon died: its readers wait for a successor',
+          `the daemon died: ${AFTER_DEATH[recoverPolicy]}`,
         )
-        this.#serving = this.#succeed()
+        if (recoverPolicy === 'none') await this.#lose()
+        else this.#serving = this.#succeed()
       },
       (err: unknown) => {
         if (!this.#closing.signal.aborted)
           this.#logger.error({ err: asFault(err) }, 'the daemon is not watched')
       },
     )
+  }
+
+  /** Nobody is to follow the daemon. */
+  async #lose(): Promise<void> {
+    const client = this.#client
+    this.#client = undefined
+    // Calls that wait for another are told that there is none.
+    this.#process = undefined
+    await client?.close()
   }
 
   /** Brings a successor up, as often as it takes. */
@@ -441,6 +479,7 @@ export class WatchedDaemon {
       }
       if (this.#closing.signal.aborted) return
       try {
+        await this.#leaveMount()
         await this.#launch()
         return
       } catch (err) {

@@ -46,6 +46,7 @@ export function fuseOptions(directory: string, more: Partial<FuseOptions> = {}):
     template: DEFAULT_FUSE_TEMPLATE,
     threads: 0,
     failoverPolicy: 'resend',
+    recoverPolicy: 'failover',
     dedicated: false,
     socketDirectory: join(directory, 'socket'),
     ...more,

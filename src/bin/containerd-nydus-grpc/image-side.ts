@@ -67,11 +67,11 @@ function backendConfig({ backend }: NydusdTemplate, log: Logger): BackendConfigS
 }
 
 function fuseOptions(
-  { root, threads, failoverPolicy, dedicated }: Settings,
+  { root, threads, failoverPolicy, recoverPolicy, dedicated }: Settings,
   { fuse: template }: NydusdTemplate,
 ): FuseOptions {
   const [mountpoint, socketDirectory] = [path.join(root, 'mnt'), path.join(root, 'socket')]
-  return { mountpoint, template, threads, failoverPolicy, dedicated, socketDirectory }
+  return { mountpoint, template, threads, failoverPolicy, recoverPolicy, dedicated, socketDirectory }
 }
 
 /** Upstream's words: for the kernel path, by whichever driver the kernel has, and for FUSE. */

@@ -30,6 +30,7 @@ t.test('defaults', async t => {
     dedicated: false,
     threads: 0,
     failoverPolicy: 'resend',
+    recoverPolicy: 'failover',
     overlayHelper: undefined,
     metricsAddress: undefined,
     logLevel: 'info',
