@@ -1,11 +1,13 @@
 #!/bin/sh
 # Boots the test VM and runs one command in it, in the repository's directory, as root.
 #
-#   boot.sh [-k KERNEL] [-t SECONDS] [-d DIR] [-e NAME=VALUE]... COMMAND [ARG]...
+#   boot.sh [-k KERNEL] [-i INIT] [-t SECONDS] [-d DIR] [-r] [-e NAME=VALUE]... COMMAND [ARG]...
 #
 #   -k KERNEL      a name of vm-tests/kernels: fscache (default) or stock
+#   -i INIT        process 1 of the guest: script (default), or systemd, which has no units but the guest's own
 #   -t SECONDS     time for the command (default 300); the VM itself is ended two minutes later at the latest
 #   -d DIR         where disk, console log and share go (default: a temporary directory, removed at the end)
+#   -r             the disk is that of an earlier run in DIR, as it was left
 #   -e NAME=VALUE  a variable of the command's environment
 #
 # The guest sees the host's file system read-only below a tmpfs, has loopback only, and 8 GB of ext4 on /state.
@@ -25,14 +27,18 @@ seconds=300
 run=''
 environment=''
 kernel_name=fscache
-while getopts k:t:d:e: option; do
+init=script
+old_disk=''
+while getopts k:i:t:d:re: option; do
   case $option in
     k) kernel_name=$OPTARG ;;
+    i) init=$OPTARG ;;
+    r) old_disk=yes ;;
     t) seconds=$OPTARG ;;
     d) run=$OPTARG ;;
     e) environment="$environment
 export ${OPTARG%%=*}=$(quoted "${OPTARG#*=}")" ;;
-    *) say "usage: boot.sh [-k KERNEL] [-t SECONDS] [-d DIR] [-e NAME=VALUE]... COMMAND [ARG]..."; exit 2 ;;
+    *) say "usage: boot.sh [-k KERNEL] [-i INIT] [-t SECONDS] [-d DIR] [-r] [-e NAME=VALUE]... COMMAND [ARG]..."; exit 2 ;;
   esac
 done
 shift $((OPTIND - 1))
@@ -52,6 +58,11 @@ missing=''
 command -v qemu-system-x86_64 >/dev/null || missing="$missing qemu-system-x86"
 command -v cpio >/dev/null || missing="$missing cpio"
 command -v mkfs.ext4 >/dev/null || missing="$missing e2fsprogs"
+case $init in
+  script) ;;
+  systemd) [ -x /lib/systemd/systemd ] || missing="$missing systemd" ;;
+  *) say "there is no init '$init': script or systemd"; exit 2 ;;
+esac
 busybox=$(command -v busybox) || missing="$missing busybox-static"
 if [ -n "$missing" ]; then
   say "the test VM cannot be started: install these packages:$missing (sh scripts/setup-debian.sh test)"
@@ -120,6 +131,7 @@ export LANG=C.UTF-8
 export VM_REPO=$(quoted "$repo")
 export VM_BUSYBOX=$(quoted "$busybox")
 export VM_KERNEL_FILES=$(quoted "$kernel.d")
+export VM_INIT=$init
 export VM_TIMEOUT=$seconds$environment
 EOF
 {
@@ -133,9 +145,11 @@ EOF
 rm -f "$run/share/rc"
 : >"$run/share/out"
 
-# A killed VM is thrown away with its disk, so nothing needs to be flushed.
-truncate -s 8G "$run/disk.img"
-mkfs.ext4 -q -F "$run/disk.img"
+# What the guest wrote is in the host's memory and outlives the VM: nothing needs to be flushed.
+if [ -z "$old_disk" ]; then
+  truncate -s 8G "$run/disk.img"
+  mkfs.ext4 -q -F "$run/disk.img"
+fi
 
 # pdeathsig: even a boot.sh that was killed with -9 takes its VM along.
 # multidevs=remap: without it the guest confuses /proc, /sys and /dev, silently.

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Stage 2, process 1 of the guest: makes it a machine that runs containers, runs the command that boot.sh left
-# in the share, writes its exit code there and powers off. /tmp is the overlay's, not a tmpfs: a repository or
+# in the share, writes its exit code there and powers off. With systemd as init it becomes that, whose only service runs the
+# command (guest.sh command). /tmp is the overlay's, not a tmpfs: a repository or
 # prepared images that lie there on the host stay visible.
 set -e
 share=/run/share
@@ -13,6 +14,26 @@ stage() {
 # PATH, HOME, the repository, the time limit; one assignment a line, quoted by boot.sh.
 # shellcheck disable=SC1091 # boot.sh writes it
 . "$share/env"
+
+run_command() {
+  export TMPDIR=/state/tmp VM_COMMAND_PID=$$
+  # shellcheck disable=SC3045 # dash, bash and busybox have it
+  ulimit -n 1048576
+  cd "$VM_REPO"
+  set +e
+  timeout -k 10 "$VM_TIMEOUT" sh "$share/command" >"$share/out" 2>&1 </dev/null
+  rc=$?
+  stage "command ended with $rc"
+
+  dmesg >"$share/dmesg.log"
+  cd /
+  sync
+  # The verdict. boot.sh trusts this file alone: QEMU ends with 0 after a panic, too.
+  echo "$rc" >"$share/rc"
+  sync
+  "$VM_BUSYBOX" poweroff -f
+}
+if [ "${1:-}" = command ]; then run_command; fi
 stage 'host root mounted'
 
 mkdir -p /dev/pts /dev/shm
@@ -43,27 +64,28 @@ done
 
 "$VM_BUSYBOX" hostname nydus-vm
 "$VM_BUSYBOX" ip link set lo up
-# shellcheck disable=SC3045 # dash, bash and busybox have it
-ulimit -n 1048576
 
 # All state is on this disk: no file system of the cache, of containerd or of an upper directory may be 9p.
 mkdir -p /state
 mount -t ext4 /dev/vda /state
 mkdir -p /state/tmp "$HOME"
 chmod 1777 /state/tmp
-export TMPDIR=/state/tmp
 stage 'ready'
 
-cd "$VM_REPO"
-set +e
-timeout -k 10 "$VM_TIMEOUT" sh "$share/command" >"$share/out" 2>&1 </dev/null
-rc=$?
-stage "command ended with $rc"
+[ "$VM_INIT" = systemd ] || run_command
 
-dmesg >"$share/dmesg.log"
-cd /
-sync
-# The verdict. boot.sh trusts this file alone: QEMU ends with 0 after a panic, too.
-echo "$rc" >"$share/rc"
-sync
-"$VM_BUSYBOX" poweroff -f
+# The host's own units are not wanted here: these are all there are until a case brings some.
+units=/run/systemd/system
+mkdir -p "$units"
+for target in basic sysinit shutdown vm; do printf '[Unit]\nDefaultDependencies=no\n' >"$units/$target.target"; done
+echo 'Wants=vm.service' >>"$units/vm.target"
+cat >"$units/vm.service" <<EOF
+[Unit]
+DefaultDependencies=no
+[Service]
+ExecStart=/bin/sh $share/guest.sh command
+StandardOutput=null
+StandardError=null
+EOF
+export SYSTEMD_UNIT_PATH=$units
+exec /lib/systemd/systemd --unit=vm.target --log-target=kmsg

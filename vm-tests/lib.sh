@@ -1,5 +1,6 @@
 # Sourced by every case, which defines prepare (on the host, optional) and run (in the guest) and ends with
-# `case_main "$@"`. Both get DATA, the directory that prepare fills and run reads; run also gets STATE, an empty
+# `case_main "$@"`. A case with a line "# again: REASON" comes last of its boot: the VM is reset after its run, at once and
+# with nothing flushed, and boots again on the same disk for run_again, with the same STATE. Both get DATA, the directory that prepare fills and run reads; run also gets STATE, an empty
 # directory on ext4. In both, REPO is the repository and the working directory. A "# timeout: SECONDS" line in
 # a case bounds its run (default 120). What a case writes to standard error goes to its log.
 # shellcheck shell=sh
@@ -79,7 +80,7 @@ stop_registry() {
 }
 
 # start_containerd: a private one in $STATE, with our snapshotter's socket as a plugin. Sets CONTAINERD_ADDRESS,
-# which ctr and ctr-remote read.
+# which ctr and ctr-remote read, and containerd_pid.
 start_containerd() {
   CONTAINERD_ADDRESS=/run/containerd-test/containerd.sock
   SNAPSHOTTER_ADDRESS=/run/containerd-nydus/containerd-nydus-grpc.sock
@@ -97,7 +98,8 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
   address = "$SNAPSHOTTER_ADDRESS"
 EOF
   containerd --config "$STATE/containerd.toml" >&2 &
-  cleanup_pids="$cleanup_pids $!"
+  containerd_pid=$!
+  cleanup_pids="$cleanup_pids $containerd_pid"
   wait_for 120 'containerd answering' ctr --address "$CONTAINERD_ADDRESS" version
 }
 
@@ -175,7 +177,7 @@ case_cleanup() {
   # What hangs is ended by suite.sh.
   for pid in $cleanup_pids; do timeout 20 tail -f /dev/null --pid="$pid" || true; done
   # Into the log of the case: these outlive the guest.
-  for log in ${STATE:+"$STATE/snapshotter.log" "$STATE/nydus/logs/nydusd.log"}; do
+  for log in ${STATE:+"$STATE/snapshotter.log" "$STATE"/nydus/logs/*.log}; do
     [ ! -e "$log" ] || { echo "--- $log" && tail -n 300 "$log"; } >&2
   done
 }
@@ -189,10 +191,10 @@ case_main() {
   cd "$REPO"
   case $1 in
     prepare) prepare ;;
-    run)
+    run | run_again)
       tracing_commands=yes
       set -x
-      run
+      "$1"
       ;;
   esac
 }

@@ -78,10 +78,12 @@ tag() {
   echo "${value:-$3}"
 }
 
-# run_kernel KERNEL CASE...
-run_kernel() {
+# run_boot KERNEL INIT CASE...
+run_boot() {
   kernel=$1
-  shift
+  init=$2
+  boot=$1-$2
+  shift 2
 
   # The kernel first: without one there is nothing to prepare for.
   if watched "$here/kernels/$kernel.sh" >"$run/kernel" 2>"$logs/kernel-$kernel.log"; then :; else
@@ -113,22 +115,29 @@ run_kernel() {
   done
   [ -n "$cases" ] || return 0
 
-  vm=$run/vm-$kernel
+  vm=$run/vm-$boot
   # shellcheck disable=SC2086 # names have no spaces
-  watched "$here/boot.sh" -k "$kernel" -t "$limit" -d "$vm" sh "$here/suite.sh" "$cases_dir" "$run/data" $cases \
-    2>"$logs/boot-$kernel.log" || true
+  watched "$here/boot.sh" -k "$kernel" -i "$init" -t "$limit" -d "$vm" sh "$here/suite.sh" "$cases_dir" "$run/data" $cases \
+    2>"$logs/boot-$boot.log" || true
+  cp "$vm/console.log" "$logs/console-$boot.log" 2>/dev/null || true
+  cp "$vm/share/dmesg.log" "$logs/dmesg-$boot.log" 2>/dev/null || true
+  again=$(sed -n 's/ again$//p' "$vm/share/results" 2>/dev/null || true)
+  if [ -n "$again" ]; then
+    # shellcheck disable=SC2086 # names have no spaces
+    watched "$here/boot.sh" -k "$kernel" -i "$init" -r -t "$limit" -d "$vm" sh "$here/suite.sh" --again "$cases_dir" "$run/data" $again \
+      2>"$logs/boot-$boot-again.log" || true
+    cp "$vm/console.log" "$logs/console-$boot-again.log" 2>/dev/null || true
+  fi
   cp "$vm/share/"*.case.log "$logs/" 2>/dev/null || true
-  cp "$vm/console.log" "$logs/console-$kernel.log" 2>/dev/null || true
-  cp "$vm/share/dmesg.log" "$logs/dmesg-$kernel.log" 2>/dev/null || true
   if [ "$status" -eq 3 ]; then
-    cat "$logs/boot-$kernel.log" >&2
+    cat "$logs/boot-$boot.log" >&2
     for name in $cases; do skip "$name" 'the VM cannot be started here'; done
     return
   fi
 
   ended_early=''
   for name in $cases; do
-    verdict=$(sed -n "s/^$name //p" "$vm/share/results" 2>/dev/null)
+    verdict=$(sed -n "s/^$name //p" "$vm/share/results" 2>/dev/null | tail -n 1)
     case $verdict in
       pass) passed=$((passed + 1)) ;;
       skip) skipped=$((skipped + 1)) ;;
@@ -140,18 +149,23 @@ run_kernel() {
         ;;
     esac
   done
-  [ -z "$ended_early" ] || sed 's/^/  | /' "$logs/boot-$kernel.log"
+  [ -z "$ended_early" ] || sed 's/^/  | /' "$logs/boot-$boot.log"
   # Its disk is gigabytes.
   rm -rf "$vm"
 }
 
-for name; do tag "$name" kernel fscache; done | sort -u >"$run/kernels"
-while read -r kernel <&3; do
-  of_kernel=''
-  for name; do [ "$(tag "$name" kernel fscache)" != "$kernel" ] || of_kernel="$of_kernel $name"; done
+machine() { echo "$(tag "$1" kernel fscache) $(tag "$1" init script)"; }
+for name; do machine "$name"; done | sort -u >"$run/machines"
+while read -r kernel init <&3; do
+  of_machine=''
+  last=''
+  for name; do
+    [ "$(machine "$name")" = "$kernel $init" ] || continue
+    if grep -q '^# again:' "$cases_dir/$name.sh"; then last="$last $name"; else of_machine="$of_machine $name"; fi
+  done
   # shellcheck disable=SC2086 # names have no spaces
-  run_kernel "$kernel" $of_kernel
-done 3<"$run/kernels"
+  run_boot "$kernel" "$init" $of_machine $last
+done 3<"$run/machines"
 
 echo "logs: $logs"
 if [ "$skipped" -gt 0 ]; then
