@@ -9,7 +9,13 @@ import type { BlobLayout, DecodedChunk, Extent } from './layout.js'
 import { LayoutSet, type Origin } from './layout-set.js'
 import { neighbourhoodOf } from './neighbourhood.js'
 import { Readahead, type ReadaheadPlan } from './readahead.js'
-import { createReadyBlocks, markRangeReady, rangeReady, READY_BLOCK } from './ready-blocks.js'
+import {
+  clearRangeReady,
+  createReadyBlocks,
+  markRangeReady,
+  rangeReady,
+  READY_BLOCK,
+} from './ready-blocks.js'
 import { ReadyMaps } from './ready-maps.js'
 import type { BlobStats } from './stats.js'
 import { WriteBack, type WriteBackOptions } from './write-back.js'
@@ -356,7 +362,14 @@ export class CacheBlob implements CachedBlob, FetchTarget {
       throw ioFault(err, `cannot open the ready map of ${this.path}`)
     }
     this.#maps = maps
-    this.#writeBack = new WriteBack(this.#file, maps, this.#options, this.#logger, () => this.#flushed())
+    this.#writeBack = new WriteBack(
+      this.#file,
+      maps,
+      this.#options,
+      this.#logger,
+      () => this.#flushed(),
+      chunks => this.#lost(chunks),
+    )
     if (maps.complete) markRangeReady(this.readyBlocks, 0, this.sizeBytes)
   }
 
@@ -395,6 +408,23 @@ export class CacheBlob implements CachedBlob, FetchTarget {
 
   #flushed(): void {
     if (this.durable) for (const callback of this.#onDurable.splice(0)) callback()
+  }
+
+  /** The disk could not take these: whoever reads them asks again. */
+  #lost(chunks: readonly number[]): void {
+    const layout = this.#layouts.geometry
+    for (const chunk of chunks) {
+      this.#withheld.delete(chunk)
+      if (!layout) continue
+      const { offset, length } = layout.chunkRange(chunk)
+      clearRangeReady(this.readyBlocks, offset, length)
+    }
+    try {
+      this.#needMaps().distrust(chunks)
+    } catch (err) {
+      const failure = ioFault(err, `cannot note what is lost of ${this.path}`)
+      this.#logger.error({ err: failure }, failure.message)
+    }
   }
 
   #logCorrupt(chunk: number, err: unknown): void {

@@ -88,7 +88,7 @@ function openFresh({ path, sizeBytes, forget }: CacheFileOptions): number {
       `${path} has ${found.size} bytes but the image says ${sizeBytes}: remove the file, it is fetched again`,
     )
   }
-  const fd = openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o600)
+  const fd = openWritable(path, constants.O_CREAT | constants.O_NOFOLLOW)
   try {
     if (found?.size !== sizeBytes) ftruncateSync(fd, sizeBytes)
     return fd
@@ -98,10 +98,26 @@ function openFresh({ path, sizeBytes, forget }: CacheFileOptions): number {
   }
 }
 
-function checkInherited(fd: number, { path, sizeBytes }: CacheFileOptions): { dev: number; ino: number } {
+/** Opens for reading and writing; for reading alone on a file system that became read-only, whose files are as good. */
+export function openWritable(path: string, flags = 0): number {
+  try {
+    return openSync(path, constants.O_RDWR | flags, 0o600)
+  } catch (err) {
+    if (!hasErrno(err, 'EROFS')) throw err
+    return openSync(path, constants.O_RDONLY | (flags & ~constants.O_CREAT))
+  }
+}
+
+function checkInherited(fd: number, options: CacheFileOptions): { dev: number; ino: number } {
+  const { path, sizeBytes, forget } = options
   const own = fstatSync(fd)
-  const named = statSync(path)
-  if (own.dev !== named.dev || own.ino !== named.ino || own.size !== sizeBytes) {
+  const named = statSync(path, { throwIfNoEntry: false })
+  if (!named && own.size === sizeBytes) {
+    // Somebody removed it below a running image, which goes on with the file that has no name.
+    forget()
+    return own
+  }
+  if (own.dev !== named?.dev || own.ino !== named.ino || own.size !== sizeBytes) {
     throw fault(
       'CACHE_IO',
       `the inherited descriptor ${fd} is not of ${path}: unmount the image and mount it again`,

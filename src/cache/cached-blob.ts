@@ -13,8 +13,8 @@ export interface EnsureOptions {
 
 /**
  * Which 4096-byte blocks of the blob's uncompressed address space are local, one bit a block, bit `b & 31` of
- * 32-bit word `b >> 5`, in memory that worker threads may share (read with Atomics.load). A set bit is never cleared
- * while the blob is open. Padding between chunks counts as ready.
+ * 32-bit word `b >> 5`, in memory that worker threads may share (read with Atomics.load). A bit is cleared
+ * only when the disk could not take what it stands for: the next reader asks for it again. Padding between chunks counts as ready.
  */
 export type ReadyBlocks = Int32Array<SharedArrayBuffer>
 

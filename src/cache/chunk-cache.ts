@@ -1,4 +1,4 @@
-import { closeSync, constants, mkdirSync, openSync, readdirSync, rmSync } from 'node:fs'
+import { closeSync, constants, fstatSync, mkdirSync, openSync, readdirSync, rmSync, statSync } from 'node:fs'
 import path from 'node:path'
 import type { BlobReader } from '../backend/reader.js'
 import { isBlobId } from '../common/digest.js'
@@ -86,7 +86,7 @@ export class ChunkCache {
   /** Closed by their last user and still flushing. */
   readonly #closing = new Map<string, Promise<void>>()
 
-  readonly #lockFd: number
+  #lockFd: number
   #closed = false
 
   private constructor(options: ChunkCacheOptions, lockFd: number) {
@@ -111,14 +111,7 @@ export class ChunkCache {
     const { directory } = options
     let lockFd: number | undefined
     try {
-      mkdirSync(directory, { recursive: true, mode: 0o700 })
-      lockFd = openSync(directory, constants.O_RDONLY | constants.O_DIRECTORY)
-      if (!tryLock(lockFd)) {
-        throw fault(
-          'STORE_LOCKED',
-          `${directory} is used by another daemon: stop it, or use another directory`,
-        )
-      }
+      lockFd = lockDirectory(directory)
       // What a killed predecessor had not renamed yet.
       for (const name of readdirSync(directory)) {
         if (name.endsWith('.new')) rmSync(path.join(directory, name), { force: true })
@@ -217,6 +210,21 @@ export class ChunkCache {
     closeSync(this.#lockFd)
   }
 
+  /** Makes the directory again if somebody removed it below us: what is open goes on without names. */
+  #ensureDirectory(): void {
+    try {
+      const named = statSync(this.directory, { throwIfNoEntry: false })
+      const own = fstatSync(this.#lockFd)
+      if (named?.ino === own.ino && named.dev === own.dev) return
+      const lockFd = lockDirectory(this.directory)
+      closeSync(this.#lockFd)
+      this.#lockFd = lockFd
+      this.#logger.warn({ directory: this.directory }, 'the cache directory was removed: it is made again')
+    } catch (err) {
+      throw ioFault(err, `cannot use ${this.directory} as cache directory`)
+    }
+  }
+
   async #release(blobId: string, open: OpenBlob): Promise<void> {
     open.users--
     if (open.users > 0) return
@@ -233,6 +241,7 @@ export class ChunkCache {
   async #open(options: OpenBlobOptions): Promise<CacheBlob> {
     const { blobId, sizeBytes, chunkCount, validate = true, fillFd } = options
     await this.#closing.get(blobId)
+    this.#ensureDirectory()
     const dataPath = path.join(this.directory, `${blobId}.blob.data`)
     const file = CacheFile.open({
       path: dataPath,
@@ -261,4 +270,13 @@ export class ChunkCache {
       throw err
     }
   }
+}
+
+/** Makes the directory where it is missing and locks it; the lock is of the descriptor. @throws STORE_LOCKED */
+function lockDirectory(directory: string): number {
+  mkdirSync(directory, { recursive: true, mode: 0o700 })
+  const fd = openSync(directory, constants.O_RDONLY | constants.O_DIRECTORY)
+  if (tryLock(fd)) return fd
+  closeSync(fd)
+  throw fault('STORE_LOCKED', `${directory} is used by another daemon: stop it, or use another directory`)
 }

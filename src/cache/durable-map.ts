@@ -1,15 +1,7 @@
-import {
-  closeSync,
-  constants,
-  fdatasync,
-  fstatSync,
-  ftruncateSync,
-  openSync,
-  readSync,
-  writeSync,
-} from 'node:fs'
+import { closeSync, constants, fdatasync, fstatSync, ftruncateSync, readSync, writeSync } from 'node:fs'
 import { promisify } from 'node:util'
 import type { Logger } from '../common/log.js'
+import { openWritable } from './cache-file.js'
 import { ChunkBits } from './chunk-bits.js'
 
 const syncData = promisify(fdatasync)
@@ -35,7 +27,7 @@ export class DurableMap {
 
   /** Opens or creates the map. One that is not well formed counts as empty, is said so, and is begun anew. */
   static open(path: string, chunkCount: number, logger: Logger): DurableMap {
-    const fd = openSync(path, constants.O_RDWR | constants.O_CREAT, 0o600)
+    const fd = openWritable(path, constants.O_CREAT)
     try {
       const file = readAll(fd)
       const bits = parseChunkMap(file, chunkCount)

@@ -33,6 +33,13 @@ export function markRangeReady(ready: ReadyBlocks, offset: number, length: numbe
   }
 }
 
+/** Takes back every block that [offset, offset + length) touches. */
+export function clearRangeReady(ready: ReadyBlocks, offset: number, length: number): void {
+  const last = Math.ceil((offset + length) / READY_BLOCK)
+  for (let block = Math.floor(offset / READY_BLOCK); block < last; block++)
+    Atomics.and(ready, block >> 5, ~wordMask(block, block + 1))
+}
+
 /** The bits of blocks [block, last) that lie in the 32-bit word of `block`. */
 function wordMask(block: number, last: number): number {
   const from = block & 31

@@ -81,8 +81,9 @@ export class ReadyMaps {
     this.#missingDurable -= fresh.length
   }
 
-  /** Chunks whose bytes may not have reached the disk: after a restart they are not ready. */
+  /** Chunks whose bytes the disk could not take: they are not written any more, nor after a restart. */
   distrust(chunks: readonly number[]): void {
+    for (const chunk of chunks) if (this.has(chunk) && this.#expected?.has(chunk)) this.#missing++
     this.#written.distrust(chunks)
   }
 

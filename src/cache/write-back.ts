@@ -25,25 +25,31 @@ export class WriteBack {
   readonly #options: WriteBackOptions
   readonly #logger: Logger
   readonly #flushed: () => void
+  readonly #lost: (chunks: readonly number[]) => void
   #chunks: number[] = []
   #bytes = 0
   #timer: NodeJS.Timeout | undefined
   #running: Promise<void> | undefined
   #named = false
 
-  /** @param flushed called after each flush that made chunks durable */
+  /**
+   * @param flushed called after each flush that made chunks durable
+   * @param lost called with chunks that the disk could not take: their bytes may be gone from memory too
+   */
   constructor(
     file: CacheFile,
     maps: ReadyMaps,
     options: WriteBackOptions,
     logger: Logger,
     flushed: () => void,
+    lost: (chunks: readonly number[]) => void,
   ) {
     this.#file = file
     this.#maps = maps
     this.#options = options
     this.#logger = logger
     this.#flushed = flushed
+    this.#lost = lost
   }
 
   /** Takes note of a chunk that is written. */
@@ -76,17 +82,24 @@ export class WriteBack {
     const chunks = this.#chunks
     this.#chunks = []
     this.#bytes = 0
+    const about = { path: this.#file.path, chunks: chunks.length }
     try {
       await syncData(this.#file.fd)
-      await this.#syncName()
-      await this.#maps.setDurable(chunks)
     } catch (err) {
       // The kernel may have dropped these bytes and says so once: nothing but a new fetch makes them sure again.
       this.#logger.error(
-        { err, path: this.#file.path, chunks: chunks.length },
-        'chunks could not be flushed to the disk: they are fetched again after a restart; look at the kernel log',
+        { err, ...about },
+        'chunks could not be written to the disk: they are fetched again when asked for; look at the kernel log',
       )
-      this.#maps.distrust(chunks)
+      this.#lost(chunks)
+      return
+    }
+    try {
+      await this.#syncName()
+      await this.#maps.setDurable(chunks)
+    } catch (err) {
+      const advice = 'they are fetched again after a restart; look at the disk of the cache directory'
+      this.#logger.error({ err, ...about }, `it cannot be noted that chunks are on the disk: ${advice}`)
       return
     }
     this.#flushed()

@@ -2,12 +2,15 @@ import { closeSync, constants, openSync, readFileSync, renameSync } from 'node:f
 import { hasErrno } from '../common/fault.js'
 import type { Logger } from '../common/log.js'
 import { ChunkBits } from './chunk-bits.js'
+import { openWritable } from './cache-file.js'
 import { readAll, writeAll } from './durable-map.js'
 
 const MAGIC = Buffer.from('NYDUSWRT')
 const VERSION = 1
 const BOOT_ID_LENGTH = 36
 const HEADER_SIZE = 64
+/** Where none can be made: whatever is written to it fails. */
+const NO_FILE = -1
 
 /**
  * The written level of the ready map, `<id>.blob.written`: a bit is set right after the chunk's bytes were written.
@@ -31,7 +34,7 @@ export class WrittenMap {
    */
   static open(path: string, durable: ChunkBits, bootId: string, logger: Logger): WrittenMap {
     try {
-      const fd = openSync(path, constants.O_RDWR)
+      const fd = openWritable(path)
       const found = parseWrittenMap(readAll(fd), durable.count)
       if (found?.bootId === bootId) {
         found.bits.add(durable)
@@ -45,7 +48,14 @@ export class WrittenMap {
     }
     const bits = new ChunkBits(durable.count, durable.bytes.slice())
     const temporary = `${path}.new`
-    const fd = openSync(temporary, constants.O_RDWR | constants.O_CREAT | constants.O_TRUNC, 0o600)
+    let fd: number
+    try {
+      fd = openSync(temporary, constants.O_RDWR | constants.O_CREAT | constants.O_TRUNC, 0o600)
+    } catch (err) {
+      // What is durable can still be read.
+      if (hasErrno(err, 'EROFS')) return new WrittenMap(NO_FILE, bits)
+      throw err
+    }
     try {
       writeAll(fd, encodeWrittenMap(bits, bootId), 0)
       renameSync(temporary, path)
@@ -70,16 +80,14 @@ export class WrittenMap {
     }
   }
 
-  /** Takes bits back from the file, not from memory: those whose data failed to reach the disk. */
+  /** Takes bits back: those whose data failed to reach the disk. @throws when the file cannot be written; memory is right */
   distrust(chunks: readonly number[]): void {
-    for (const chunk of chunks) {
-      this.bits.clear(chunk)
-      this.#writeByte(chunk)
-    }
+    for (const chunk of chunks) this.bits.clear(chunk)
+    for (const chunk of chunks) this.#writeByte(chunk)
   }
 
   close(): void {
-    closeSync(this.#fd)
+    if (this.#fd !== NO_FILE) closeSync(this.#fd)
   }
 
   #writeByte(chunk: number): void {

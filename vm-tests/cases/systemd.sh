@@ -4,7 +4,7 @@
 # Readers see no error, new containers start, every byte is right.
 # init: systemd
 # again: the image is complete and nothing but the disk is left
-# timeout: 600
+# timeout: 1500
 . "$(dirname "$0")/../lib.sh"
 . "$(dirname "$0")/../images.sh"
 

@@ -14,9 +14,14 @@ function setUp(t: Parameters<typeof scratch>[0], options: { syncBytes: number; s
   let flushes = 0
   let flushed = () => {}
   const file = { path: data, fd: openSync(data, 'r+') }
-  const writeBack = new WriteBack(file as never, maps, options, silentLogger, () => {
+  const lost: number[] = []
+  const count = () => {
     flushes++
     flushed()
+  }
+  const writeBack = new WriteBack(file as never, maps, options, silentLogger, count, chunks => {
+    lost.push(...chunks)
+    maps.distrust(chunks)
   })
   const write = (chunk: number, bytes = 100) => {
     maps.setWritten(chunk)
@@ -29,7 +34,7 @@ function setUp(t: Parameters<typeof scratch>[0], options: { syncBytes: number; s
     closeSync(file.fd)
   })
   const nextFlush = () => new Promise<void>(resolve => (flushed = resolve))
-  return { maps, open, file, writeBack, write, nextFlush, flushes: () => flushes }
+  return { maps, open, file, writeBack, write, nextFlush, lost, flushes: () => flushes }
 }
 
 t.test('chunks become durable in batches: by size, by silence, and at the end', async t => {
@@ -51,7 +56,7 @@ t.test('chunks become durable in batches: by size, by silence, and at the end', 
 })
 
 t.test('what cannot be flushed is never called durable, and is not trusted later', async t => {
-  const { maps, open, file, writeBack, write, flushes } = setUp(t, { syncBytes: 1e9, syncIdleMs: 1e6 })
+  const { maps, open, file, writeBack, write, lost, flushes } = setUp(t, { syncBytes: 1e9, syncIdleMs: 1e6 })
   write(1)
   await writeBack.flush()
   write(2)
@@ -62,6 +67,7 @@ t.test('what cannot be flushed is never called durable, and is not trusted later
   write(3)
   await writeBack.close()
   t.equal(flushes(), 2)
+  t.same([lost, maps.has(2)], [[2], false], 'its bytes may be gone from memory too')
   maps.close()
   const again = open()
   t.same(
