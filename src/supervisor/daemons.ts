@@ -48,22 +48,27 @@ export interface FuseOptions {
   readonly socketDirectory: string
 }
 
+/** `DaemonOwner`, for the daemon of a key. */
+export interface DaemonsOwner {
+  readonly knownImages: (key: string) => Promise<KnownImage[]>
+  readonly lost: (key: string) => void
+}
+
 /** Key of the daemon that all images share. */
 export const SHARED = 'shared'
 
 export class Daemons {
   readonly holders: Holders
   readonly #options: DaemonsOptions
-  readonly #knownImages: (key: string) => Promise<KnownImage[]>
+  readonly #owner: DaemonsOwner
   readonly #daemons = new Map<string, WatchedDaemon>()
   /** Of daemons to come; an upgrade changes it. */
   nydusdPath: string
 
-  /** @param knownImages what a daemon serves, or is about to, at the moment of the call */
-  constructor(options: DaemonsOptions, knownImages: (key: string) => Promise<KnownImage[]>) {
+  constructor(options: DaemonsOptions, owner: DaemonsOwner) {
     this.#options = options
     this.nydusdPath = options.nydusdPath
-    this.#knownImages = knownImages
+    this.#owner = owner
     this.holders = new Holders(options)
   }
 
@@ -85,7 +90,10 @@ export class Daemons {
     let daemon = this.#daemons.get(key)
     if (!daemon) {
       const setup = key === SHARED ? this.#sharedSetup() : this.#dedicatedSetup(key, mountpoint)
-      daemon = new WatchedDaemon(setup, new DescriptorKeeper(key, this.holders), () => this.#knownImages(key))
+      daemon = new WatchedDaemon(setup, new DescriptorKeeper(key, this.holders), {
+        knownImages: () => this.#owner.knownImages(key),
+        lost: () => this.#owner.lost(key),
+      })
       this.#daemons.set(key, daemon)
     }
     return daemon

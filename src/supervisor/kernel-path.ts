@@ -6,11 +6,12 @@
 import { createHash } from 'node:crypto'
 import type { BlobCacheEntry } from '../client/api.js'
 import type { InstanceName } from '../client/daemon-client.js'
-import { isFault } from '../common/fault.js'
+import { asFault, isFault } from '../common/fault.js'
 import type { Logger } from '../common/log.js'
 import { mountPlanned, proveInterception, unmountAll } from './erofs-mount.js'
 import type { BackendConfigSource } from './image-mounts.js'
 import type { ImageRecord } from './image-record.js'
+import { type LostMount, mendMounts, type WrongMapping } from './mend.js'
 import type { ServingPath } from './serving-path.js'
 import type { KnownImage, WatchedDaemon } from './watched-daemon.js'
 
@@ -69,6 +70,27 @@ export class KernelPath implements ServingPath {
         }
       },
     }
+  }
+
+  /**
+   * Drops what was cached of mounts while nobody held their descriptors.
+   * @returns what processes have mapped and is wrong
+   */
+  async mend(records: readonly ImageRecord[], scratchDirectory: string): Promise<WrongMapping[]> {
+    const mounts: LostMount[] = []
+    for (const record of records) {
+      const { imageRef, mountpoint } = record.spec
+      try {
+        const { mount: plan } = await this.#daemon().call(client => client.instance(this.#name(record)))
+        mounts.push({ imageRef, mountpoint, plan })
+      } catch (err) {
+        this.#options.logger.error(
+          { err: asFault(err), imageRef },
+          'the mount of an image that is not served cannot be mended: restart its containers',
+        )
+      }
+    }
+    return mendMounts(mounts, scratchDirectory, this.#options.logger)
   }
 
   async unmount({ spec }: ImageRecord): Promise<void> {

@@ -4,13 +4,14 @@
  * Invariants: mounts are made one at a time; the daemon lets go of an image only when its superblock is gone; nothing
  * that may wait for a daemon runs on this thread.
  */
-import { writeFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
 import { asFault, fault } from '../common/fault.js'
 import type { Logger } from '../common/log.js'
 import { findFuseMount } from '../native/mount-table.js'
 import { readRafsVersion } from './bootstrap-file.js'
 import { type DaemonStatus, fetchReadDataKb, imageStatus, readMemoryRssKb } from './daemon-status.js'
+import { identify } from './daemon-process.js'
 import { Daemons, type DaemonsOptions, SHARED } from './daemons.js'
 import { isErofsMounted, unmountAll } from './erofs-mount.js'
 import { DEFAULT_FUSE_TEMPLATE } from './fuse-config.js'
@@ -35,6 +36,7 @@ import {
 } from './image-record.js'
 import { KernelPath } from './kernel-path.js'
 import { countDriver, countFallback, countImages } from './metrics.js'
+import type { WrongMapping } from './mend.js'
 import type { ServingPath } from './serving-path.js'
 import { listSuperblocks, superblocksGone } from './superblock.js'
 import { checkProgram, linkProgram, readProgramCommit } from './program.js'
@@ -48,6 +50,8 @@ export interface SupervisorOptions extends DaemonsOptions {
   readonly takePrefetchFiles?: (imageRef: string) => readonly string[]
 }
 
+const BOOT_KEY = 'supervisor/boot'
+const WRONG_KEY = 'supervisor/wrong-mappings'
 /** How long a stop with clean-up waits for containers to let go of images. */
 const RELEASE_TIMEOUT_MS = 5_000
 
@@ -64,11 +68,19 @@ export class Supervisor implements ImageMounts {
   readonly #closing = new AbortController()
   #started: Promise<void> | undefined
   #queue: Promise<unknown> = Promise.resolve()
+  /** Pending while mounts that were lost are mended: no container gets one before. */
+  #fenced: Promise<void> = Promise.resolve()
 
   constructor(options: SupervisorOptions) {
     this.#options = options
     this.#logger = options.logger
-    this.#daemons = new Daemons(options, key => this.#knownImages(key))
+    this.#daemons = new Daemons(options, {
+      knownImages: key => this.#knownImages(key),
+      lost: key => {
+        const records = this.#recordsOf(key).filter(({ fuse }) => !fuse)
+        if (records.length > 0) this.#fenced = this.#serially(() => this.#fence(this.#daemons.shared, true))
+      },
+    })
     this.#kernel = new KernelPath(options, () => this.#daemons.shared)
     this.#fuse = new FusePath(
       { ...options, fuseTemplate: options.fuse?.template ?? DEFAULT_FUSE_TEMPLATE },
@@ -86,6 +98,7 @@ export class Supervisor implements ImageMounts {
   }
 
   async mount(spec: ImageSpec): Promise<MountedImage> {
+    await this.#fenced
     const ready = this.#images.get(spec.id)
     if (ready?.state === 'mounted' && !this.#fuse.mayTakeOver(ready)) return this.#describe(ready)
     return this.#serially(async () => {
@@ -295,6 +308,7 @@ export class Supervisor implements ImageMounts {
 
   /** Takes back what an earlier run left: images that are mounted, and those that only containers keep alive. */
   async #recover(): Promise<void> {
+    await this.#forgetOtherBoot()
     const mounted = await this.#options.store.list<ImageRecord>(MOUNTED_PREFIX)
     const releasing = await this.#options.store.list<ImageRecord>(RELEASING_PREFIX)
     const records = [...mounted, ...releasing].map(([, record]) => record)
@@ -332,13 +346,16 @@ export class Supervisor implements ImageMounts {
     for (const record of records) await this.#takeBack(record, serves(record))
     if (adopted) return
     const lost = !daemon.keeps('fuse') && mountpoint !== undefined && findFuseMount(mountpoint) !== undefined
-    const kernelLost = !daemon.keeps('kernel') && this.#recordsOf(key).some(({ fuse }) => !fuse)
+    const kernelKept = daemon.keeps('kernel')
     if (!wanted && this.#recordsOf(key).length === 0) {
       await this.#daemons.forget(key, mountpoint)
+      if (lost) await this.#fence(daemon, false)
       return
     }
     const continued = await daemon.launch()
-    if (lost || kernelLost || (!continued && this.#recordsOf(key).length > 0)) await this.#fence(daemon)
+    const kernelLost = !(continued && kernelKept) && this.#recordsOf(key).some(({ fuse }) => !fuse)
+    if (lost || kernelLost || (!continued && this.#recordsOf(key).length > 0))
+      await this.#fence(daemon, kernelLost)
   }
 
   /**
@@ -387,17 +404,51 @@ export class Supervisor implements ImageMounts {
   }
 
   /**
-   * Daemon and keeper died together: nobody held the descriptors. On fanotify holes may have been read as zeros into the
-   * page cache: the new daemon has marked the files again, and what is cached is dropped. On fscache the mounts are dead
-   * for good: they are taken away, so that new containers get new ones; so are those of FUSE, already.
+   * Nobody held the descriptors that mounts hang on. On fanotify holes may have been read as zeros into the page cache: the
+   * new daemon has marked the files again, and what is cached is dropped. On fscache the mounts are dead for good: they
+   * are taken away, so that new containers get new ones; so are those of FUSE, already.
    */
-  async #fence(daemon: WatchedDaemon): Promise<void> {
+  async #fence(daemon: WatchedDaemon, kernelLost: boolean): Promise<void> {
     this.#logger.error(
       { images: this.#images.size + this.#releasing.size, driver: daemon.driver },
-      'daemon and supervisor were both gone while images were mounted: restart containers that read files at that time',
+      'nobody held the descriptors of mounted images: restart containers that read files at that time',
     )
-    if (daemon.driver === 'fanotify') writeFileSync('/proc/sys/vm/drop_caches', '1')
-    else for (const record of [...this.#images.values()]) if (!record.fuse) await this.#unmount(record)
+    if (!kernelLost) return
+    const all = [...this.#images.values(), ...this.#releasing.values()].filter(({ fuse }) => !fuse)
+    const mounted = all.filter(({ spec }) => this.#images.has(spec.id))
+    if (daemon.driver !== 'fanotify') {
+      for (const record of mounted) await this.#unmount(record)
+      return
+    }
+    const wrong = await this.#kernel.mend(all, this.#options.runDirectory)
+    if (wrong.length === 0) return
+    const value = [...(await this.wrongMappings()), ...wrong]
+    await this.#options.store.write([{ type: 'put', key: WRONG_KEY, value }])
+    // The kernel cannot let go of those pages: who comes now gets a mount without them.
+    for (const record of mounted)
+      if (wrong.some(({ mountpoint }) => mountpoint === record.spec.mountpoint)) await this.#unmount(record)
+  }
+
+  /** Files with wrong bytes in the memory of processes that still run. */
+  async wrongMappings(): Promise<WrongMapping[]> {
+    const known = (await this.#options.store.get<WrongMapping[]>(WRONG_KEY)) ?? []
+    return known.filter(({ pid, startTicks }) => identify(pid)?.startTicks === startTicks)
+  }
+
+  /** What another boot left tells of processes, superblocks and mounts that are gone, under names that come again. */
+  async #forgetOtherBoot(): Promise<void> {
+    const { store } = this.#options
+    const boot = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()
+    const known = await store.get<string>(BOOT_KEY)
+    if (known === boot) return
+    // A store of before it was written down may be of this boot.
+    const stale = known === undefined ? [] : await store.list('supervisor/')
+    const keys = stale.map(([key]) => key).filter(key => key !== GENERATION_KEY)
+    await store.write([
+      ...keys.map(key => ({ type: 'del' as const, key })),
+      { type: 'put', key: BOOT_KEY, value: boot },
+    ])
+    if (keys.length > 0) this.#logger.info({ records: keys.length }, 'records of an earlier boot are dropped')
   }
 
   /** What a new daemon must know before it serves: what is mounted, being mounted, or kept alive by containers. */

@@ -61,6 +61,14 @@ export interface KnownImage {
   serving(client: DaemonClient): Promise<void>
 }
 
+/** Who asked for the daemon. */
+export interface DaemonOwner {
+  /** What is mounted or being mounted at the moment of the call. */
+  readonly knownImages: () => Promise<KnownImage[]>
+  /** Called when a successor came up without what the kernel's mounts hang on. */
+  readonly lost: () => void
+}
+
 interface DaemonRecord extends ProcessIdentity {
   apiSocket: string
   service: string
@@ -109,6 +117,7 @@ export class WatchedDaemon {
   readonly #logger: Logger
   /** What is mounted or being mounted at the moment of the call. */
   readonly #knownImages: () => Promise<KnownImage[]>
+  readonly #lost: () => void
   readonly #keeper: DescriptorKeeper
   readonly #closing = new AbortController()
   #client: DaemonClient | undefined
@@ -122,8 +131,9 @@ export class WatchedDaemon {
   /** Settled when a daemon serves; pending while a successor is brought up. */
   #serving: Promise<void> = Promise.resolve()
 
-  constructor(setup: DaemonSetup, keeper: DescriptorKeeper, knownImages: () => Promise<KnownImage[]>) {
+  constructor(setup: DaemonSetup, keeper: DescriptorKeeper, { knownImages, lost }: DaemonOwner) {
     this.#setup = setup
+    this.#lost = lost
     this.#keeper = keeper
     this.#place = { nydusdPath: setup.nydusdPath, apiSocket: setup.apiSocket }
     this.#logger = setup.logger
@@ -275,11 +285,9 @@ export class WatchedDaemon {
    * @returns whether what was mounted is served on
    */
   async launch(): Promise<boolean> {
-    const { fuseMountpoint } = this.#setup
     if (this.#keeper.list().length > 0 && (await this.#continue())) return true
     await this.#keeper.forget()
     this.#driver = ''
-    if (fuseMountpoint !== undefined) await detachFuse(fuseMountpoint)
     await this.#launch()
     return false
   }
@@ -414,7 +422,12 @@ export class WatchedDaemon {
   /** A FUSE session that somebody unmounted is over: the successor mounts anew. */
   async #prepareMountpoint(): Promise<void> {
     const { fuseMountpoint } = this.#setup
-    if (fuseMountpoint === undefined || findFuseMount(fuseMountpoint)) return
+    if (fuseMountpoint === undefined) return
+    if (findFuseMount(fuseMountpoint)) {
+      if (this.keeps('fuse')) return
+      // Nobody held its session: it is dead.
+      await detachFuse(fuseMountpoint)
+    }
     await this.#keeper.drop(name => name.startsWith('fuse.'))
     mkdirSync(fuseMountpoint, { recursive: true, mode: 0o755 })
   }
@@ -478,9 +491,11 @@ export class WatchedDaemon {
         this.#pausedUntilMs = 0
       }
       if (this.#closing.signal.aborted) return
+      const kept = this.keeps('kernel')
       try {
         await this.#leaveMount()
         await this.#launch()
+        if (!kept) this.#lost()
         return
       } catch (err) {
         this.#deaths.failed()

@@ -38,6 +38,7 @@ if (process.send) {
     mount: (spec: ImageSpec) => supervisor.mount(spec),
     unmount: (id: string) => supervisor.unmount(id),
     descriptors: () => supervisor.descriptors(),
+    wrongMappings: () => supervisor.wrongMappings(),
     close: async (cleanup: boolean) => {
       await supervisor.close({ cleanup })
       await store.close()

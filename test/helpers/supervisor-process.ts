@@ -10,6 +10,7 @@ import { readMountTable } from '../../src/native/mount-table.js'
 import { processEnded } from '../../src/supervisor/daemon-process.js'
 import type { DescriptorPlace, ImageSpec, MountedImage } from '../../src/supervisor/image-mounts.js'
 import { readHolderTable } from '../../src/supervisor/holder-process.js'
+import type { WrongMapping } from '../../src/supervisor/mend.js'
 import { processesOf } from './lazy-node.js'
 import { readLog } from './supervised.js'
 import type { ChildOptions } from './supervisor-child.js'
@@ -62,6 +63,10 @@ export class SupervisorProcess {
 
   descriptors(): Promise<DescriptorPlace[]> {
     return this.#call('descriptors')
+  }
+
+  wrongMappings(): Promise<WrongMapping[]> {
+    return this.#call('wrongMappings')
   }
 
   close(cleanup: boolean): Promise<void> {

@@ -1,13 +1,17 @@
 /** Daemon, supervisor and holder are processes, and die in every combination under a reader that waits for a hole. */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { closeSync } from 'node:fs'
 import { join } from 'node:path'
+import { createInterface } from 'node:readline'
 import t, { type Test } from 'tap'
 import { storeBarrier } from '../../../src/native/notify.js'
 import { openPidfd, takeDescriptor } from '../../../src/native/process.js'
 import { processEnded } from '../../../src/supervisor/daemon-process.js'
+import type { ImageSpec } from '../../../src/supervisor/image-mounts.js'
 import { readHolderTable, startHolder } from '../../../src/supervisor/holder-process.js'
 import { buildForms } from '../../helpers/built-forms.js'
-import { mountCommand, startFuseDaemon, sumTree, writeForm } from '../../helpers/fuse-daemon.js'
+import { mountCommand, runReader, startFuseDaemon, sumTree, writeForm } from '../../helpers/fuse-daemon.js'
 import { until } from '../../helpers/lazy-node.js'
 import { type FaultRegistry, startFaultRegistry } from '../../helpers/registry.js'
 import { scratch } from '../../helpers/scratch.js'
@@ -44,6 +48,7 @@ const WAYS: readonly Way[] = [
 ]
 
 interface Scene {
+  readonly spec: ImageSpec
   readonly supervisor: SupervisorProcess
   readonly registry: FaultRegistry
   /** Where the image is mounted. */
@@ -85,6 +90,7 @@ async function scene(
   }
   const { mountpoint: root } = await supervisor.mount(spec)
   return {
+    spec,
     supervisor,
     registry,
     root,
@@ -117,7 +123,7 @@ for (const way of WAYS) {
       t.strictSame(await sumTree(root), expected)
       t.equal(made.holderPid(), holder, 'the holder was found again')
       t.same(await holdersOf(made, way.descriptor), ['daemon', 'snapshotter', 'holder'])
-      t.notMatch(supervisor.said(), /were both gone/, 'nothing is fenced')
+      t.notMatch(supervisor.said(), /nobody held/, 'nothing is fenced')
       await supervisor.close(true)
       await until('the holder ends with the last mount', () => made.holderPid() === 0)
     },
@@ -139,7 +145,7 @@ for (const way of WAYS) {
     held.release()
     await supervisor.start()
     t.strictSame(await reading, expected)
-    t.notMatch(supervisor.said(), /were both gone/)
+    t.notMatch(supervisor.said(), /nobody held/)
   })
 
   t.test(
@@ -162,11 +168,74 @@ for (const way of WAYS) {
         t.same(await holdersOf(made, way.descriptor), ['daemon', 'snapshotter', 'holder', 'manager'])
       }
       t.not(made.holderPid(), first)
-      t.notMatch(supervisor.said(), /were both gone/, 'nothing is fenced')
+      t.notMatch(supervisor.said(), /nobody held/, 'nothing is fenced')
       await supervisor.close(true)
       t.same([...(await manager.held()).keys()], [], 'the store is empty when nothing is mounted')
     },
   )
+}
+
+const fanotify = WAYS[0]!
+const KEPT_BY_SUPERVISOR = { env: { NYDUS_TEST_KEEPING: 'supervisor' } }
+
+t.test('nobody held: zeros that were read meanwhile are gone', { skip: fanotifyMissing }, async t => {
+  const made = await scene(t, fanotify, KEPT_BY_SUPERVISOR)
+  const { supervisor, root } = made
+  t.same(await holdersOf(made, 'fanotify.group'), ['daemon', 'snapshotter'])
+  await supervisor.kill(supervisor.pid, await made.daemonPid())
+  t.not(await sumOf(root, 'dir/raw'), expected?.get('./dir/raw'), 'without a holder a hole is zeros')
+  await supervisor.start(KEPT_BY_SUPERVISOR)
+  t.strictSame(await sumTree(root), expected)
+  t.match(supervisor.said(), /nobody held/)
+  t.same(await supervisor.wrongMappings(), [])
+})
+
+t.test('nobody held: zeros that a process has mapped are told', { skip: fanotifyMissing }, async t => {
+  const made = await scene(t, fanotify, KEPT_BY_SUPERVISOR)
+  const { supervisor, root, spec } = made
+  await supervisor.kill(supervisor.pid, await made.daemonPid())
+  const mapper = await startMapper(t, join(root, 'dir/several-chunks'))
+  await startMapper(t, join(root, 'same'), 0)
+  await supervisor.start(KEPT_BY_SUPERVISOR)
+  t.match(await supervisor.wrongMappings(), [
+    { imageRef: 'app', path: '/dir/several-chunks', pid: mapper.pid, command: 'python3' },
+  ])
+  t.match(supervisor.said(), /wrong bytes of a file/)
+  t.equal((await supervisor.mount(spec)).mountpoint, root)
+  t.strictSame(await sumTree(root), expected, 'a new container gets a mount without them')
+  mapper.kill('SIGKILL')
+  await once(mapper, 'exit')
+  t.same(await supervisor.wrongMappings(), [])
+})
+
+t.test('nobody held while the snapshotter runs on', { skip: fanotifyMissing }, async t => {
+  const made = await scene(t, fanotify, { env: { NYDUS_TEST_KEEPING: 'nobody' } })
+  const { supervisor, root } = made
+  const before = await made.daemonPid()
+  await supervisor.kill(before)
+  await until('the mounts are mended', () => /what was cached of a mount/.test(supervisor.said()))
+  t.not(await made.daemonPid(), before)
+  t.strictSame(await sumTree(root), expected)
+})
+
+/** A process that has a file mapped, with so many of its pages in memory. */
+async function startMapper(t: Test, file: string, pages = 1000): Promise<ChildProcess> {
+  const script =
+    'import mmap, sys, time\n' +
+    'f = open(sys.argv[1], "rb")\n' +
+    'm = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)\n' +
+    'print(sum(m[at] for at in range(0, len(m), 4096)[:int(sys.argv[2])]), flush=True)\n' +
+    'time.sleep(600)'
+  const child = spawn('python3', ['-c', script, file, String(pages)], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
+  t.teardown(() => child.kill('SIGKILL'))
+  t.same(await once(createInterface(child.stdout), 'line'), ['0'], 'it sees zeros')
+  return child
+}
+
+async function sumOf(root: string, name: string): Promise<string> {
+  return (await runReader('sha256sum', join(root, name))).slice(0, 64)
 }
 
 /** nydus-holder as the manager: it keeps what it is sent, and a restart passes it on as systemd does. */
