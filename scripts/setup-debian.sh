@@ -23,7 +23,7 @@ usage() {
 
 build='gcc g++ libc6-dev make python3'
 demo="$build ca-certificates curl containerd runc docker-registry busybox-static erofs-utils umoci zstd"
-vm='qemu-system-x86 e2fsprogs cpio busybox-static bc bison flex libelf-dev libssl-dev xz-utils gcc make libc6-dev kmod linux-source-6.12'
+vm='qemu-system-x86 e2fsprogs cpio busybox-static bc bison flex libelf-dev libssl-dev xz-utils gcc make libc6-dev kmod systemd linux-source-6.12'
 test="$demo $vm skopeo jq lz4 util-linux fio git rsync"
 
 action=install
