@@ -10,6 +10,7 @@
  */
 import { closeSync, openSync, readdirSync, unlinkSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import type { CachedBlob } from '../cache/cached-blob.js'
 import type { Driver, DriverStats, Instance, KeptDescriptor, MountPlan } from '../cache/driver.js'
 import { asFault, fault, hasErrno } from '../common/fault.js'
@@ -43,6 +44,8 @@ interface Watch {
 
 /** `struct fanotify_event_metadata`: no event is shorter. */
 const EVENT_MIN_BYTES = 24
+/** How long an end waits for what is being fetched. */
+const DRAIN_TIMEOUT_MS = 2000
 /** Descriptors left to everything but unanswered events. */
 const DESCRIPTOR_RESERVE = 1024
 
@@ -56,6 +59,8 @@ export class FanotifyDriver implements Driver {
   readonly #watches = new Map<number, Watch>()
   readonly #instances = new Map<string, { readonly instance: Instance; mounted: boolean }>()
   #loop: EventLoop | undefined
+  readonly #underWay = new Set<Promise<void>>()
+  #ending: 'drains' | 'ended' | undefined
   #proberPid = 0
 
   /** @throws DRIVER_UNSUPPORTED when the kernel has no pre-content events or the file system no support for them */
@@ -82,7 +87,7 @@ export class FanotifyDriver implements Driver {
       watched: [...this.#watches.values()].map(({ blob }) => watchedFile(blob)),
       proberPid: this.#proberPid,
       logger: this.#logger,
-      onMiss: miss => void this.#serve(miss).finally(() => this.#close(miss.eventFd)),
+      onMiss: miss => this.#track(this.#serve(miss).finally(() => this.#close(miss.eventFd))),
     })
     if (!reservation) return Promise.resolve()
     this.#logger.info(
@@ -91,7 +96,7 @@ export class FanotifyDriver implements Driver {
     )
     for (const entry of left) {
       Atomics.add(this.#loop.counters, COUNTERS.pending, 1)
-      void this.#serve(entry).finally(() => reservation.release(entry.eventFd))
+      this.#track(this.#serve(entry).finally(() => reservation.release(entry.eventFd)))
     }
     return Promise.resolve()
   }
@@ -165,10 +170,19 @@ export class FanotifyDriver implements Driver {
     }
   }
 
+  /** What has been read is answered, or left in the journal to a successor: nothing is denied because of an end. */
   async stop(): Promise<void> {
+    this.#ending = 'drains'
     await this.#loop?.stop()
+    await Promise.race([Promise.all(this.#underWay), delay(DRAIN_TIMEOUT_MS, undefined, { ref: false })])
+    this.#ending = 'ended'
     this.#loop = undefined
     this.#journal.close()
+  }
+
+  #track(serving: Promise<void>): void {
+    this.#underWay.add(serving)
+    void serving.finally(() => this.#underWay.delete(serving))
   }
 
   async #watch(blob: CachedBlob): Promise<Watch> {
@@ -225,6 +239,8 @@ export class FanotifyDriver implements Driver {
       const length = Math.min(miss.count, blob.sizeBytes - miss.offset)
       if (length > 0) await blob.ensure(miss.offset, length, { kind: 'demand' })
     } catch (err) {
+      // The successor finds it in the journal.
+      if (this.#ending !== undefined) return
       const failure = asFault(err)
       denial = failure.code === 'CACHE_FULL' ? 'ENOSPC' : 'EIO'
       this.#logger.error(
@@ -232,6 +248,7 @@ export class FanotifyDriver implements Driver {
         'a read is failed',
       )
     }
+    if (this.#ending === 'ended') return
     this.#respond(denial ? encodeDeny(miss.eventFd, denial) : encodeAllow(miss.eventFd))
     this.#journal.clear(miss.eventFd)
     const counters = this.#loop?.counters

@@ -6,6 +6,7 @@
  * the kernel turns into EIO; state is keyed by domain and cookie, because after a take-over the object ids change.
  */
 import { closeSync, openSync, readSync, statSync, writeSync } from 'node:fs'
+import { setTimeout as delay } from 'node:timers/promises'
 import { rangeReady } from '../cache/ready-blocks.js'
 import type { CachedBlob } from '../cache/cached-blob.js'
 import type { Driver, DriverStats, Instance, KeptDescriptor, MountPlan } from '../cache/driver.js'
@@ -20,6 +21,8 @@ const PAGE = 4096
 /** How far one READ copies ahead into the kernel's object, where the bytes are local anyway. */
 const COPY_WINDOW = 1024 * 1024
 const ENOENT = 2
+/** How long an end waits for what is being fetched. */
+const DRAIN_TIMEOUT_MS = 2000
 
 /** What an object of the kernel is filled from. */
 interface Source {
@@ -44,6 +47,8 @@ export class FscacheDriver implements Driver {
   readonly #objects = new Map<number, OpenObject>()
   readonly #instances = new Map<string, Instance>()
   readonly #stats: DriverStats = { eventsAnswered: 0, eventsDenied: 0, eventsPending: 0 }
+  readonly #underWay = new Set<Promise<void>>()
+  #ending: 'drains' | 'ended' | undefined
   readonly #bounce = allocateAligned(COPY_WINDOW)
 
   /** @throws DRIVER_UNSUPPORTED */
@@ -115,8 +120,12 @@ export class FscacheDriver implements Driver {
     return { ...this.#stats }
   }
 
+  /** What has been read is answered, or left to a successor, whom the kernel asks again: nothing fails because of an end. */
   async stop(): Promise<void> {
+    this.#ending = 'drains'
     await this.#device.stop()
+    await Promise.race([Promise.all(this.#underWay), delay(DRAIN_TIMEOUT_MS, undefined, { ref: false })])
+    this.#ending = 'ended'
   }
 
   #hear(message: CachefilesMessage): void {
@@ -129,9 +138,14 @@ export class FscacheDriver implements Driver {
         break
       case 'read':
         this.#stats.eventsPending++
-        void this.#read(message).finally(() => this.#stats.eventsPending--)
+        this.#track(this.#read(message).finally(() => this.#stats.eventsPending--))
         break
     }
+  }
+
+  #track(reading: Promise<void>): void {
+    this.#underWay.add(reading)
+    void reading.finally(() => this.#underWay.delete(reading))
   }
 
   #open(message: CachefilesMessage & { op: 'open' }): void {
@@ -170,10 +184,11 @@ export class FscacheDriver implements Driver {
       const length = Math.min(message.length, sizeBytes - message.offset)
       if (blob && length > 0) await blob.ensure(message.offset, length, { kind: 'demand' })
       // Closed while we waited: its descriptor, and the source's, may be other files by now.
-      if (this.#objects.get(message.objectId) !== object) return
+      if (this.#objects.get(message.objectId) !== object || this.#ending === 'ended') return
       this.#fill(object, message.offset, message.length)
       this.#stats.eventsAnswered++
     } catch (err) {
+      if (this.#ending !== undefined) return
       this.#stats.eventsDenied++
       this.#logger.error(
         { err: asFault(err), object: object.name, offset: message.offset, count: message.length },
