@@ -72,6 +72,11 @@ function handle(event: FanotifyEvent): void {
     if (event.mask & FAN.OPEN) hearMessages()
     return
   }
+  // The doorbell of a predecessor: nobody waits.
+  if (!(event.mask & FAN.PRE_ACCESS)) {
+    closeSync(event.fd)
+    return
+  }
   const { offset, length: count } = event
   const file = watched.get(ino)
   journal.record({ eventFd: event.fd, dev, ino, offset, count })

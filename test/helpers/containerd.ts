@@ -34,6 +34,8 @@ export interface ContainerdOptions {
   proxySnapshotters?: Record<string, string>
   /** Serves the CRI too, for images alone (there is no network plugin), with this snapshotter. */
   criSnapshotter?: string
+  /** Another one is started when it dies, as a service manager does; its containers live on. */
+  restarted?: boolean
 }
 
 /**
@@ -50,7 +52,9 @@ export async function startContainerd(options: ContainerdOptions): Promise<Priva
   execFileSync('mount', ['--bind', directory, directory])
   execFileSync('mount', ['--make-shared', directory])
 
-  const child = spawn('unshare', unshareArgs(at('containerd.toml')), { stdio: ['ignore', 'ignore', 'pipe'] })
+  const child = spawn('unshare', unshareArgs(at('containerd.toml'), options.restarted === true), {
+    stdio: ['ignore', 'ignore', 'pipe'],
+  })
   try {
     await booted(child)
   } catch (err) {
@@ -84,10 +88,13 @@ export function unmountBelow(directory: string): void {
   for (const point of below.reverse()) execFileSync('umount', ['--lazy', point])
 }
 
-function unshareArgs(config: string): string[] {
+function unshareArgs(config: string, restarted: boolean): string[] {
   const namespaces = ['--mount', '--propagation', 'slave', '--pid', '--fork', '--kill-child', '--mount-proc']
   // A /run of its own: shims put their sockets into /run/containerd whatever the configuration says.
-  const script = 'mount -t tmpfs none /run && exec containerd --config "$1"'
+  const start = restarted
+    ? 'while :; do containerd --config "$1"; sleep 0.1; done'
+    : 'exec containerd --config "$1"'
+  const script = `mount -t tmpfs none /run && ${start}`
   return [...namespaces, 'sh', '-c', script, 'sh', config]
 }
 

@@ -25,7 +25,7 @@ const program = (name: string): string => fileURLToPath(new URL(`../../src/bin/$
 /** Flags of the snapshotter, beside those that say where it is. */
 const KERNEL_PATH = ['--daemon-mode', 'shared', '--daemon-backend', 'fscache']
 
-export interface LazyNodeOptions extends Pick<ContainerdOptions, 'criSnapshotter'> {
+export interface LazyNodeOptions extends Pick<ContainerdOptions, 'criSnapshotter' | 'restarted'> {
   /** How images are mounted; default: by the kernel path. */
   flags?: readonly string[]
 }
@@ -167,7 +167,7 @@ export class LazyNode {
 
   /** Calls the daemon that serves now: the shared one, or the only one of its image. */
   async withDaemon<T>(use: (client: DaemonClient) => Promise<T>): Promise<T> {
-    const client = new DaemonClient(this.#apiSocket())
+    const client = new DaemonClient(this.apiSocket)
     try {
       return await use(client)
     } finally {
@@ -202,14 +202,19 @@ export class LazyNode {
     return pid
   }
 
-  #apiSocket(): string {
+  /** Of the shared daemon, or of the only one of its image. */
+  get apiSocket(): string {
     const own = path.join(this.snapshotter.root, 'socket')
     const [image] = existsSync(own) ? readdirSync(own) : []
-    if (image !== undefined) return path.join(own, image, 'api.sock')
+    return path.join(image === undefined ? this.runDirectory : path.join(own, image), 'api.sock')
+  }
+
+  /** Of the shared daemon. */
+  get runDirectory(): string {
     const beside = path.dirname(this.#socket)
     const run = readdirSync(beside).find(name => name.startsWith('nydusd-'))
     if (run === undefined) throw new Error('no daemon was ever started')
-    return path.join(beside, run, 'api.sock')
+    return path.join(beside, run)
   }
 
   get #socket(): string {
