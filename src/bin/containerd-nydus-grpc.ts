@@ -63,7 +63,14 @@ async function serve(settings: Settings): Promise<void> {
     now: getRealTimeNs,
     log: log.child({ mod: 'snapshotter' }),
   })
-  const actions = systemActions(() => supervisor, template.backend, prefetchLists)
+  const { cacheDirectory } = settings
+  const actions = systemActions(() => supervisor, template.backend, prefetchLists, {
+    examine: async () => {
+      const { examine } = await import('../snapshotter/doctor.js')
+      return await examine({ store, snapshotter, images, supervisor, cacheDirectory })
+    },
+    removeDamaged: id => snapshotter.remove(`damaged/${id}`),
+  })
   const systemServer = await serveSystem(settings, actions, log)
   const server = await SnapshotsServer.listen(
     settings.address,

@@ -36,6 +36,30 @@ export interface SystemDescriptor {
   holders: readonly string[]
 }
 
+/** What an operator has to look at; half sentences, the last of which says what to do. */
+export interface Finding {
+  /** `state`, `snapshot`, `directory`, `image`, `daemon` or `cache`. */
+  area: string
+  /** Name, path or id of what it is about. */
+  subject: string
+  problem: string
+  next: string
+}
+
+/** GET /api/v1/doctor; ours. */
+export interface DoctorReport {
+  /** Empty on a healthy node. */
+  findings: Finding[]
+  snapshots: number
+  /** That are mounted. */
+  images: number
+  /** How images are mounted; empty where none can be, or none was yet. */
+  driver: string
+  daemons: { id: string; pid: number; driver: string; deaths: number }[]
+  cache_directory: string
+  cache_free_bytes: number
+}
+
 /** Client of the snapshotter's system controller; SYSTEM_UNAVAILABLE when nobody answers. */
 export class SystemClient {
   readonly #http: UnixHttpClient
@@ -59,6 +83,10 @@ export class SystemClient {
   /** @returns the answer's text */
   put(path: string, body?: unknown): Promise<string> {
     return this.#http.send('PUT', path, body)
+  }
+
+  async delete(path: string): Promise<void> {
+    await this.#http.send('DELETE', path)
   }
 
   async close(): Promise<void> {

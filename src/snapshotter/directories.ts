@@ -2,6 +2,7 @@ import { chmod, chown, lstat, mkdir, mkdtemp, open, readdir, rename, rm } from '
 import path from 'node:path'
 import { asFault, fault, hasErrno } from '../common/fault.js'
 import { readMountTable } from '../native/mount-table.js'
+import type { ImageRecord } from '../supervisor/image-record.js'
 import { LABELS, mappedRoot } from './labels.js'
 import type { Labels } from './snapshots.js'
 
@@ -187,4 +188,18 @@ async function sync(directory: string): Promise<void> {
   } finally {
     await handle.close()
   }
+}
+
+/** False where a stored record tells of paths that are not those of its snapshot below this root. */
+export function isOwnRecord(stateRoot: string, { spec, fuse, takenOver }: ImageRecord): boolean {
+  const own = path.join(stateRoot, 'snapshots', spec.id)
+  const mountpoint = path.join(own, 'mnt')
+  return (
+    COMPLETE.test(spec.id) &&
+    spec.mountpoint === mountpoint &&
+    path.normalize(spec.bootstrapPath) === spec.bootstrapPath &&
+    spec.bootstrapPath.startsWith(path.join(own, 'fs/')) &&
+    (fuse === undefined || [mountpoint, path.join(stateRoot, 'mnt')].includes(fuse.mountpoint)) &&
+    (takenOver === undefined || [mountpoint, `${mountpoint}-erofs`].includes(takenOver))
+  )
 }

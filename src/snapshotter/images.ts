@@ -1,4 +1,4 @@
-import { fault } from '../common/fault.js'
+import { asFault, fault } from '../common/fault.js'
 import type { ImageMounts, ImageSpec } from '../supervisor/image-mounts.js'
 import { findBootstrap } from './bootstrap.js'
 import { imageRefOf, printableLabels } from './labels.js'
@@ -23,6 +23,7 @@ export class Images {
   readonly #guestMounts: boolean
   #mounts: ImageMounts | undefined
   #recovery: Promise<ImageMounts | undefined> | undefined
+  #failure: string | undefined
   /** Mounts under way, by layer: containers that start together share one. */
   readonly #mounting = new Map<string, Promise<string>>()
 
@@ -39,6 +40,11 @@ export class Images {
     this.#open = open
     this.#whyNone = options.whyNone ?? ''
     this.#guestMounts = options.guestMounts ?? false
+  }
+
+  /** Why images cannot be served; undefined where they can, or where nobody has tried. */
+  get failure(): string | undefined {
+    return this.#failure
   }
 
   /** Takes mounts of an earlier run back; a second call waits for the first unless that failed. */
@@ -89,13 +95,16 @@ export class Images {
   }
 
   async #mount(mounts: ImageMounts, layer: ImageLayer): Promise<string> {
-    return (await mounts.mount(await this.specOf(layer))).mountpoint
+    const spec = await this.specOf(layer)
+    if (!mounts.get(layer.id)) await (await loadMountpoint()).readyMountpoint(spec.mountpoint)
+    return (await mounts.mount(spec)).mountpoint
   }
 
-  /** Unmounts the image of a snapshot that is no more. */
-  async release(id: string): Promise<void> {
+  /** Unmounts the image of a snapshot that is no more, and what else is mounted where it belongs. */
+  async release(id: string, mountPath: string): Promise<void> {
     const mounts = await this.#recovered()
     await mounts?.unmount(id)
+    await (await loadMountpoint()).clearMountpoint(mountPath)
   }
 
   async close(options: { cleanup: boolean }): Promise<void> {
@@ -107,6 +116,7 @@ export class Images {
   #recovered(): Promise<ImageMounts | undefined> {
     this.#recovery ??= this.#start().catch((err: unknown) => {
       this.#recovery = undefined
+      this.#failure = asFault(err).message
       throw err
     })
     return this.#recovery
@@ -115,6 +125,12 @@ export class Images {
   async #start(): Promise<ImageMounts | undefined> {
     this.#mounts ??= await this.#open?.()
     await this.#mounts?.start()
+    this.#failure = undefined
     return this.#mounts
   }
+}
+
+/** Behind the service, as all that mounts. */
+async function loadMountpoint(): Promise<typeof import('./mountpoint.js')> {
+  return await import('./mountpoint.js')
 }

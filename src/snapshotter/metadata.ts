@@ -111,7 +111,9 @@ export class Metadata {
     return this.#table.write(draft => {
       const damaged = draft.damaged(name)
       const record = damaged.length > 0 ? undefined : found(draft, name)
-      if (draft.childCount(name) > 0 && !(record && isCyclic(draft, record))) {
+      // Two records of one name may say that one stands on the other.
+      const own = damaged.filter(({ parent }) => parent === name).length
+      if (draft.childCount(name) > own && !(record && isCyclic(draft, record))) {
         throw fault(
           'SNAPSHOT_STATE',
           `cannot remove snapshot ${quote(name)}: others stand on it, remove those first`,
@@ -248,11 +250,14 @@ function refuseDamaged(lookup: Lookup, name: string): void {
   if (damaged) throw damagedFault(name, damaged.reason)
 }
 
+/** What an operator does about a damaged snapshot. */
+export const REMOVE_AND_PULL =
+  'remove it and what stands on it (for an image: `ctr images rm`), and pull again'
+
 /** @param reason half a sentence */
 export function damagedFault(name: string, reason: string, cause?: unknown): Fault {
-  const next =
-    'remove it, for images with those that stand on it, and pull again; `nydusctl doctor` shows all'
-  return fault('SNAPSHOT_DAMAGED', `snapshot ${quote(name)} is damaged: ${reason}; ${next}`, { cause })
+  const sentence = `snapshot ${quote(name)} is damaged: ${reason}; ${REMOVE_AND_PULL}`
+  return fault('SNAPSHOT_DAMAGED', sentence, { cause })
 }
 
 function found(lookup: Lookup, name: string): SnapshotRecord {

@@ -43,7 +43,8 @@ export class Reclaimer {
   }
 
   async #reclaim(name: string): Promise<void> {
-    if (await this.#directories.hasMountpoint(name)) await this.#images.release(name)
+    if (await this.#directories.hasMountpoint(name))
+      await this.#images.release(name, this.#directories.mountPath(name))
     const deletion = this.#deletions.then(async () => {
       if (!this.#closed) await this.#directories.delete(name)
     })

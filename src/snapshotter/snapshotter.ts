@@ -1,5 +1,6 @@
 import path from 'node:path'
 import type { Logger } from '../common/log.js'
+import type { Finding } from '../client/system-client.js'
 import { asFault, fault, isFault } from '../common/fault.js'
 import type { Store } from '../common/store.js'
 import { checkBootstrap, flushBootstrap } from './bootstrap.js'
@@ -8,7 +9,7 @@ import { Directories } from './directories.js'
 import { parseFilters } from './filter.js'
 import type { ImageLayer, Images } from './images.js'
 import { LABELS } from './labels.js'
-import { damagedFault, Metadata } from './metadata.js'
+import { damagedFault, Metadata, REMOVE_AND_PULL } from './metadata.js'
 import { type MountInput, mountsOf } from './mounts.js'
 import { Reclaimer } from './reclaimer.js'
 import type { RuntimeMounts } from './runtime-mounts.js'
@@ -148,6 +149,41 @@ export class Snapshotter implements Snapshots {
     }
   }
 
+  /** What is damaged: a finding for each such snapshot, and for each directory that belongs to none. */
+  async check(): Promise<Finding[]> {
+    const findings: Finding[] = this.#metadata.listDamaged().map(({ name, reason }) => ({
+      area: 'snapshot',
+      subject: name,
+      problem: reason,
+      next: REMOVE_AND_PULL,
+    }))
+    // One at a time: there may be thousands, and containers come first.
+    for (const record of this.#metadata.list()) {
+      const problem = await this.#problemOf(record)
+      if (problem !== undefined)
+        findings.push({ area: 'snapshot', subject: record.name, problem, next: REMOVE_AND_PULL })
+    }
+    const found = (subject: string, problem: string, next: string): Finding => ({
+      area: 'directory',
+      subject,
+      problem,
+      next,
+    })
+    for (const directory of await this.#directories.readLost())
+      findings.push(
+        found(
+          directory,
+          'it was in use and has no record, since the state was damaged',
+          'delete it when nobody needs it',
+        ),
+      )
+    for (const name of await this.#directories.readOrphans(id => this.#metadata.hasId(id)))
+      findings.push(
+        found(this.#directories.path(name), 'it belongs to no snapshot', 'the next Cleanup deletes it'),
+      )
+    return findings
+  }
+
   async cleanup(): Promise<void> {
     const orphans = await this.#directories.readOrphans(id => this.#metadata.hasId(id))
     await Promise.all(orphans.map(name => this.#cleanUp(name)))
@@ -233,6 +269,18 @@ export class Snapshotter implements Snapshots {
     if (!runtimeMounts) return { imagePath }
     const directory = this.#directories.path(above.id)
     return { imagePath, runtime: await runtimeMounts.mountOf(await images.specOf(layer), directory) }
+  }
+
+  async #problemOf(record: SnapshotRecord): Promise<string | undefined> {
+    try {
+      this.#metadata.ancestors(record)
+      await this.#checkDirectory(record)
+      if (record.kind === 'committed' && LABELS.bootstrap in record.labels)
+        await checkBootstrap(this.#directories.fsPath(record.id))
+      return undefined
+    } catch (err) {
+      return asFault(err).message
+    }
   }
 
   /** @throws SNAPSHOT_DAMAGED */

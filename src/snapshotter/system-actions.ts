@@ -13,6 +13,7 @@ export function systemActions(
   supervisor: () => Supervisor | undefined,
   template: BackendConfig,
   prefetchLists: PrefetchLists,
+  doctor: Pick<SystemActions, 'examine' | 'removeDamaged'>,
 ): SystemActions {
   const daemons: SystemActions['daemons'] = () => supervisor()?.daemons() ?? Promise.resolve([])
   return {
@@ -33,6 +34,7 @@ export function systemActions(
         throw fault('UPGRADE_FAILED', 'images are not served here, or not yet: there is no daemon')
       await upgraded
     },
+    ...doctor,
     putPrefetchLists: lists => prefetchLists.put(lists),
   }
 }

@@ -2,7 +2,7 @@
  * The system controller's paths: upstream's, and ours, marked. A path may have `{name}` for one segment.
  * Shapes follow containerd-nydus-grpc's controller.
  */
-import type { SystemDaemon, SystemDescriptor } from '../client/system-client.js'
+import type { DoctorReport, SystemDaemon, SystemDescriptor } from '../client/system-client.js'
 import { isTable } from '../common/config-check.js'
 import { fault } from '../common/fault.js'
 import type { BackendConfig, DescriptorPlace } from '../supervisor/image-mounts.js'
@@ -16,6 +16,9 @@ export interface SystemActions {
   backend(daemonId: string): Promise<BackendConfig>
   /** Puts daemons of another program, or of the configured one anew where it is empty, in the place of all. */
   upgrade(nydusdPath: string): Promise<void>
+  examine(): Promise<DoctorReport>
+  /** Forgets a damaged snapshot whose name cannot be read. @throws SNAPSHOT_NOT_FOUND, SNAPSHOT_STATE */
+  removeDamaged(id: string): Promise<void>
   putPrefetchLists(lists: readonly PrefetchList[]): void
   descriptors(): Promise<DescriptorPlace[]>
 }
@@ -45,6 +48,10 @@ const ROUTES: Readonly<Record<string, Readonly<Record<string, SystemRoute>>>> = 
   '/api/v1/daemons/upgrade': { PUT: upgrade },
   // As upstream's description of its API spells it.
   '/api/v1/nydusd/upgrade': { PUT: upgrade },
+  '/api/v1/doctor': { GET: actions => actions.examine() },
+  '/api/v1/doctor/damaged/{id}': {
+    DELETE: (actions, { parameters }) => actions.removeDamaged(parameters['id'] ?? ''),
+  },
   '/api/v1/prefetch': {
     PUT: (actions, request) => actions.putPrefetchLists(parsePrefetchLists(request.body())),
   },

@@ -59,3 +59,10 @@ export interface ImageMounts {
   /** Stops watching. With `cleanup` every image is unmounted and the daemon stopped; otherwise both live on. */
   close(options: { cleanup: boolean }): Promise<void>
 }
+
+/** Something that an operator has to know; half sentences, the last one tells what to do. */
+export interface Problem {
+  readonly subject: string
+  readonly problem: string
+  readonly next: string
+}

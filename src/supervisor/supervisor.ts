@@ -23,15 +23,15 @@ import type {
   ImageMounts,
   ImageSpec,
   MountedImage,
+  Problem,
 } from './image-mounts.js'
 import {
   freshFsid,
   type FusePlace,
   GENERATION_KEY,
   type ImageRecord,
-  MOUNTED_PREFIX,
   mountedKey,
-  RELEASING_PREFIX,
+  readImageRecords,
   releasingKey,
 } from './image-record.js'
 import { KernelPath } from './kernel-path.js'
@@ -46,6 +46,8 @@ export interface SupervisorOptions extends DaemonsOptions {
   /** The snapshotter's root: the domain of its images is derived from it. */
   readonly root: string
   readonly backendConfig: BackendConfigSource
+  /** False for a stored record that cannot be of this root: it is not followed. */
+  readonly isOwn?: (record: ImageRecord) => boolean
   /** Files of an image to fetch at its next mount by FUSE; asked once for each mount. */
   readonly takePrefetchFiles?: (imageRef: string) => readonly string[]
 }
@@ -65,6 +67,10 @@ export class Supervisor implements ImageMounts {
   /** Unmounted images whose superblock is not gone yet, by fsid. */
   readonly #releasing = new Map<string, ImageRecord>()
   readonly #releases = new Set<Promise<void>>()
+  /** Why records are not followed, by their keys. */
+  readonly #damaged = new Map<string, string>()
+  /** Why images cannot be served, by their references. */
+  readonly #unserved = new Map<string, string>()
   readonly #closing = new AbortController()
   #started: Promise<void> | undefined
   #queue: Promise<unknown> = Promise.resolve()
@@ -113,7 +119,10 @@ export class Supervisor implements ImageMounts {
   async unmount(id: string): Promise<void> {
     return this.#serially(async () => {
       const record = this.#images.get(id)
-      if (!record) return
+      if (!record) {
+        await this.#forgetDamaged(id)
+        return
+      }
       record.discard = true
       await this.#unmount(record)
     })
@@ -188,6 +197,21 @@ export class Supervisor implements ImageMounts {
     }
   }
 
+  /** What an operator has to know, for `nydusctl doctor`. */
+  problems(): Problem[] {
+    const damaged = [...this.#damaged].map(([key, reason]) => ({
+      subject: key,
+      problem: `the record of a mounted image is not followed: ${reason}`,
+      next: 'start a container of the image, which mounts it anew, or remove the image',
+    }))
+    const unserved = [...this.#unserved].map(([subject, problem]) => ({
+      subject,
+      problem: `its reads fail: ${problem}`,
+      next: 'mend that, and start the containers of the image again',
+    }))
+    return [...damaged, ...unserved]
+  }
+
   /** Resolves when nobody uses any more what was unmounted. */
   async released(): Promise<void> {
     await Promise.all(this.#releases)
@@ -237,6 +261,8 @@ export class Supervisor implements ImageMounts {
     }
     record.state = 'mounted'
     await this.#save(record)
+    this.#damaged.delete(mountedKey(spec.id))
+    this.#unserved.delete(spec.imageRef)
     const { driver, mountpoint } = this.#describe(record)
     const requested = this.#options.driver
     const fallback = fuse && requested !== 'fuse' ? (fuse.version === 5 ? 'rafs-v5' : 'kernel') : undefined
@@ -309,9 +335,14 @@ export class Supervisor implements ImageMounts {
   /** Takes back what an earlier run left: images that are mounted, and those that only containers keep alive. */
   async #recover(): Promise<void> {
     await this.#forgetOtherBoot()
-    const mounted = await this.#options.store.list<ImageRecord>(MOUNTED_PREFIX)
-    const releasing = await this.#options.store.list<ImageRecord>(RELEASING_PREFIX)
-    const records = [...mounted, ...releasing].map(([, record]) => record)
+    const { records, damaged } = await readImageRecords(
+      this.#options.store,
+      this.#options.isOwn ?? (() => true),
+    )
+    for (const { key, reason } of damaged) {
+      this.#damaged.set(key, reason)
+      this.#logger.error({ key, reason }, 'the record of a mounted image is damaged and not followed')
+    }
     await this.#daemons.holders.open()
     const daemons = new Map<string, string | undefined>()
     if (this.#daemons.hasShared) daemons.set(SHARED, this.#options.fuse?.mountpoint)
@@ -439,10 +470,10 @@ export class Supervisor implements ImageMounts {
   async #forgetOtherBoot(): Promise<void> {
     const { store } = this.#options
     const boot = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()
-    const known = await store.get<string>(BOOT_KEY)
-    if (known === boot) return
+    const known = (await store.listText(BOOT_KEY)).find(([key]) => key === BOOT_KEY)?.[1]
+    if (known === JSON.stringify(boot)) return
     // A store of before it was written down may be of this boot.
-    const stale = known === undefined ? [] : await store.list('supervisor/')
+    const stale = known === undefined ? [] : await store.listText('supervisor/')
     const keys = stale.map(([key]) => key).filter(key => key !== GENERATION_KEY)
     await store.write([
       ...keys.map(key => ({ type: 'del' as const, key })),
@@ -457,7 +488,9 @@ export class Supervisor implements ImageMounts {
     for (const record of this.#recordsOf(key)) {
       try {
         known.push(await this.#pathOf(record).known(record))
+        this.#unserved.delete(record.spec.imageRef)
       } catch (err) {
+        this.#unserved.set(record.spec.imageRef, asFault(err).message)
         this.#logger.error(
           { err: asFault(err), imageRef: record.spec.imageRef },
           'an image has no backend any more',
@@ -485,6 +518,11 @@ export class Supervisor implements ImageMounts {
   #recordsOf(daemon: string): ImageRecord[] {
     const all = [...this.#images.values(), ...this.#releasing.values()]
     return all.filter(record => daemonOf(record) === daemon)
+  }
+
+  async #forgetDamaged(id: string): Promise<void> {
+    if (this.#damaged.delete(mountedKey(id)))
+      await this.#options.store.write([{ type: 'del', key: mountedKey(id) }])
   }
 
   async #save(record: ImageRecord): Promise<void> {

@@ -15,6 +15,7 @@ import { RuntimeMounts } from '../../snapshotter/runtime-mounts.js'
 import type { FuseOptions } from '../../supervisor/daemons.js'
 import type { BackendConfigSource } from '../../supervisor/image-mounts.js'
 import { takeServiceManager } from '../../supervisor/service-manager.js'
+import { isOwnRecord } from '../../snapshotter/directories.js'
 import { Supervisor } from '../../supervisor/supervisor.js'
 
 export interface SupervisorParts {
@@ -42,6 +43,7 @@ export function openSupervisor(
     logLevel: settings.logLevel,
     validate: true,
     backendConfig: backendConfig(template, log),
+    isOwn: record => isOwnRecord(settings.root, record),
     takePrefetchFiles: imageRef => prefetchLists.take(imageRef),
     logger: log.child({ mod: 'supervisor' }),
   })

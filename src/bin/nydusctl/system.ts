@@ -2,6 +2,7 @@
 import { resolve } from 'node:path'
 import type { Command } from 'commander'
 import { SystemClient, type SystemDaemon, type SystemDescriptor } from '../../client/system-client.js'
+import { addDoctor } from './doctor.js'
 import { columnsText } from './show.js'
 
 /** Of all daemons of a node, one after the other. */
@@ -29,6 +30,7 @@ export function addSystemCommands(command: Command): void {
     .description('put daemons of another nydusd in the place of all, while their images are read')
     .option('--nydusd <path>', 'the new program; default: the configured one, as it is now')
     .action(upgrade)
+  addDoctor(command)
 }
 
 async function upgrade({ nydusd }: { nydusd?: string }, self: Command): Promise<void> {

@@ -45,6 +45,8 @@ async function listen(t: Test, overrides: Partial<SystemActions> = {}) {
         upgrades.push(path)
         return Promise.resolve()
       },
+      examine: () => Promise.reject(fault('UNIMPLEMENTED', 'not asked')),
+      removeDamaged: () => Promise.reject(fault('SNAPSHOT_NOT_FOUND', 'there is none')),
       putPrefetchLists: given => lists.put(given),
       descriptors: () => Promise.resolve([DESCRIPTOR]),
       ...overrides,
