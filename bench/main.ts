@@ -5,6 +5,7 @@ import { benchColdRead } from './cold-read.js'
 import { machineLine } from './figures.js'
 import { benchFuse } from './fuse.js'
 import { benchFirstRun } from './first-run.js'
+import { benchHolder } from './holder.js'
 import { benchIdleMemory } from './idle-memory.js'
 import { benchMerge } from './merge.js'
 import { Stage } from './stage.js'
@@ -15,6 +16,7 @@ const PARTS: Record<string, (stage: Stage, rounds: number) => Promise<void>> = {
   'warm-read': benchWarmRead,
   'idle-memory': benchIdleMemory,
   'first-run': benchFirstRun,
+  holder: benchHolder,
   merge: benchMerge,
   fuse: benchFuse,
 }
