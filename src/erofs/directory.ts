@@ -11,6 +11,9 @@ export interface Dirent {
   readonly type: F.FileType
 }
 
+const { DIRENT_SIZE } = F
+const { nameOffset: NAME_OFFSET, fileType: FILE_TYPE } = F.DIRENT_OFF
+const SLASH = 0x2f
 const TYPE_NAMES = Object.keys(F.FILE_TYPES) as F.FileType[]
 
 /**
@@ -39,15 +42,18 @@ export function visitDirectoryBlock(
   from = 0,
 ): boolean {
   const count = entryCount(bytes, at)
+  // Nearly without calls: they would take most of the time.
   for (let index = from; index < count; index++) {
-    const base = index * F.DIRENT_SIZE
-    const fileType = bytes[base + F.DIRENT_OFF.fileType] ?? 0
+    const base = index * DIRENT_SIZE
+    const fileType = bytes[base + FILE_TYPE] ?? 0
     const type = TYPE_NAMES[fileType]
     if (type === undefined)
-      throw bad(at + base + F.DIRENT_OFF.fileType, 'file_type', fileType, 'a type from 0 to 7 is expected')
-    const end = nameEnd(bytes, at, index, count)
-    const start = readU16(bytes, base + F.DIRENT_OFF.nameOffset)
-    checkName(bytes, at, start, end)
+      throw bad(at + base + FILE_TYPE, 'file_type', fileType, 'a type from 0 to 7 is expected')
+    const start = (bytes[base + NAME_OFFSET] ?? 0) | ((bytes[base + NAME_OFFSET + 1] ?? 0) << 8)
+    const end = nameEnd(bytes, at, index, count, start)
+    let i = start
+    while (i < end && bytes[i] !== SLASH && bytes[i] !== 0) i++
+    if (i < end || start === end || end - start > F.MAX_NAME_BYTES) throw badName(bytes, at, start, end)
     if (visit(start, end, nidOf(bytes, at, index), type, index) === false) return false
   }
   return true
@@ -74,12 +80,12 @@ export function compareFirstName(bytes: Uint8Array, at: number, name: Uint8Array
 }
 
 function compareEntry(bytes: Uint8Array, at: number, index: number, count: number, name: Uint8Array): number {
-  const end = nameEnd(bytes, at, index, count)
-  return compareBytes(bytes, readU16(bytes, index * F.DIRENT_SIZE + F.DIRENT_OFF.nameOffset), end, name)
+  const start = readU16(bytes, index * DIRENT_SIZE + NAME_OFFSET)
+  return compareBytes(bytes, start, nameEnd(bytes, at, index, count, start), name)
 }
 
 function nidOf(bytes: Uint8Array, at: number, index: number): number {
-  const field = index * F.DIRENT_SIZE + F.DIRENT_OFF.nid
+  const field = index * DIRENT_SIZE + F.DIRENT_OFF.nid
   const nid = readU64(bytes, field)
   if (nid <= Number.MAX_SAFE_INTEGER) return nid
   throw bad(at + field, 'nid', nid, TOO_LARGE)
@@ -88,21 +94,22 @@ function nidOf(bytes: Uint8Array, at: number, index: number): number {
 /** The first name offset tells how many entries stand before it. */
 function entryCount(bytes: Uint8Array, at: number): number {
   const { length } = bytes
-  if (length < F.DIRENT_SIZE) throw bad(at, 'size', length, 'an entry takes 12 bytes')
-  const first = readU16(bytes, F.DIRENT_OFF.nameOffset)
-  if (first >= F.DIRENT_SIZE && first % F.DIRENT_SIZE === 0 && first < length) return first / F.DIRENT_SIZE
+  if (length < DIRENT_SIZE) throw bad(at, 'size', length, 'an entry takes 12 bytes')
+  const first = readU16(bytes, NAME_OFFSET)
+  if (first >= DIRENT_SIZE && first % DIRENT_SIZE === 0 && first < length) return first / DIRENT_SIZE
   const why = 'a multiple of 12 inside the block is expected'
-  throw bad(at + F.DIRENT_OFF.nameOffset, 'nameoff', first, why)
+  throw bad(at + NAME_OFFSET, 'nameoff', first, why)
 }
 
 /** Where the name of an entry ends, once it is known to lie in the block. */
-function nameEnd(bytes: Uint8Array, at: number, index: number, count: number): number {
-  const field = index * F.DIRENT_SIZE + F.DIRENT_OFF.nameOffset
-  const start = readU16(bytes, field)
+function nameEnd(bytes: Uint8Array, at: number, index: number, count: number, start: number): number {
+  const field = index * DIRENT_SIZE + NAME_OFFSET
   const isLast = index === count - 1
-  const end = isLast ? bytes.length : readU16(bytes, field + F.DIRENT_SIZE)
-  if (start < count * F.DIRENT_SIZE || start >= end || end > bytes.length) {
-    const why = `a name between byte ${count * F.DIRENT_SIZE} and byte ${bytes.length} of the block is expected`
+  const end = isLast
+    ? bytes.length
+    : (bytes[field + DIRENT_SIZE] ?? 0) | ((bytes[field + DIRENT_SIZE + 1] ?? 0) << 8)
+  if (start < count * DIRENT_SIZE || start >= end || end > bytes.length) {
+    const why = `a name between byte ${count * DIRENT_SIZE} and byte ${bytes.length} of the block is expected`
     throw bad(at + field, 'nameoff', start, why)
   }
   if (!isLast) return end
@@ -110,20 +117,13 @@ function nameEnd(bytes: Uint8Array, at: number, index: number, count: number): n
   return nul < 0 ? end : nul
 }
 
-function checkName(bytes: Uint8Array, at: number, start: number, end: number): void {
+function badName(bytes: Uint8Array, at: number, start: number, end: number): Error {
+  const complain = (field: string, value: number | string, why: string): Error =>
+    badField('RAFS_FIELD', 'directory entry', at + start, field, value, why)
   if (end === start || end - start > F.MAX_NAME_BYTES)
-    throw badName(at + start, 'name length', end - start, '1 to 255 is expected')
-  for (let i = start; i < end; i++) {
-    if (bytes[i] !== SLASH && bytes[i] !== 0) continue
-    const shown = Buffer.from(bytes.subarray(start, end)).toString('latin1')
-    throw badName(at + start, 'name', shown, 'a name has neither / nor NUL')
-  }
-}
-
-const SLASH = 0x2f
-
-function badName(offset: number, field: string, value: number | string, why: string): Error {
-  return badField('RAFS_FIELD', 'directory entry', offset, field, value, why)
+    return complain('name length', end - start, '1 to 255 is expected')
+  const shown = Buffer.from(bytes.subarray(start, end)).toString('latin1')
+  return complain('name', shown, 'a name has neither / nor NUL')
 }
 
 function bad(offset: number, field: string, value: number, why: string): Error {

@@ -136,16 +136,18 @@ export class Reply {
     type: InodeType,
     next: number,
   ): number {
+    // One piece without calls: a directory has tens of thousands.
     const words = this.#words
-    const length = Reply.direntBytes(end - start, false)
+    const length = (DIRENT_SIZE + end - start + 7) & ~7
     const word = (REPLY_HEADER + at) >> 2
     words[word + (length >> 2) - 1] = 0
     words[word + (length >> 2) - 2] = 0
-    this.#u64(word, node)
-    this.#u64(word + 2, next)
+    words[word] = node
+    words[word + 1] = Math.floor(node / TWO_32)
+    words[word + 2] = next
+    words[word + 3] = Math.floor(next / TWO_32)
     words[word + 4] = end - start
     words[word + 5] = DIRENT_TYPES[type]
-    // By hand: most names are shorter than what a call of set() costs.
     const memory = this.bytes
     for (let i = start, to = REPLY_HEADER + at + DIRENT_SIZE; i < end; i++, to++) memory[to] = bytes[i] ?? 0
     return length
@@ -192,14 +194,9 @@ export class Reply {
 
   /** Also of a negative number, as two's complement. */
   #u64(word: number, value: number): void {
-    if (value >= 0 && value < TWO_32) {
-      this.#words[word] = value
-      this.#words[word + 1] = 0
-      return
-    }
-    const high = Math.floor(value / TWO_32)
-    this.#words[word] = value - high * TWO_32
-    this.#words[word + 1] = high
+    // A Uint32Array takes of a number what fits.
+    this.#words[word] = value
+    this.#words[word + 1] = Math.floor(value / TWO_32)
   }
 }
 
