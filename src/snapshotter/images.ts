@@ -1,6 +1,6 @@
 import { asFault, fault } from '../common/fault.js'
 import type { ImageMounts, ImageSpec } from '../supervisor/image-mounts.js'
-import { findBootstrap } from './bootstrap.js'
+import { checkBootstrap, findBootstrap } from './bootstrap.js'
 import { imageRefOf, printableLabels } from './labels.js'
 import type { Labels } from './snapshots.js'
 
@@ -96,7 +96,10 @@ export class Images {
 
   async #mount(mounts: ImageMounts, layer: ImageLayer): Promise<string> {
     const spec = await this.specOf(layer)
-    if (!mounts.get(layer.id)) await (await loadMountpoint()).readyMountpoint(spec.mountpoint)
+    if (!mounts.get(layer.id)) {
+      await checkBootstrap(layer.fsPath)
+      await (await loadMountpoint()).readyMountpoint(spec.mountpoint)
+    }
     return (await mounts.mount(spec)).mountpoint
   }
 

@@ -4,9 +4,12 @@ import {
   mkdtempSync,
   readFileSync,
   readdirSync,
+  rmSync,
   symlinkSync,
+  truncateSync,
   writeFileSync,
 } from 'node:fs'
+import { execFileSync } from 'node:child_process'
 import path from 'node:path'
 import t, { type Test } from 'tap'
 import { fault } from '../../../src/common/fault.js'
@@ -17,7 +20,7 @@ import { findMount } from '../../../src/native/mount-table.js'
 import { withMounted } from '../../helpers/apply-mounts.js'
 import { FakeImageMounts } from '../../helpers/fake-image-mounts.js'
 import { buildImage } from '../../helpers/rafs-image.js'
-import { scratch } from '../../helpers/scratch.js'
+import { rootMissing, scratch } from '../../helpers/scratch.js'
 import { type RunningServer, startSnapshotsServer } from '../../helpers/snapshots-server.js'
 import { fanotifyMissing, supervise } from '../../helpers/supervised.js'
 import { exampleBootstrap } from '../../helpers/worked-example.js'
@@ -332,3 +335,56 @@ t.test('a real image, read in two containers', { skip: fanotifyMissing }, async 
   t.equal(findMount(mountpoint), undefined)
   t.notOk(existsSync(path.dirname(mountpoint)))
 })
+
+t.test(
+  'what is damaged of an image fails its containers alone, with the reason',
+  { skip: rootMissing },
+  async t => {
+    const images = new FakeImageMounts()
+    const server = await start(t, images)
+    const bootstrap = (id: string): string => path.join(server.root, 'snapshots', id, 'fs/image/image.boot')
+    const mountpoint = (id: string): string => path.join(server.root, 'snapshots', id, 'mnt')
+    const samples: [string, (id: string) => void, RegExp][] = [
+      ['gone', id => rmSync(bootstrap(id)), /holds no file image\/image.boot.*SNAPSHOT_DAMAGED/],
+      ['truncated', id => truncateSync(bootstrap(id), 700), /SNAPSHOT_DAMAGED/],
+      ['of another format', id => writeFileSync(bootstrap(id), Buffer.alloc(8192, 7)), /SNAPSHOT_DAMAGED/],
+      [
+        'unreadable',
+        id => {
+          rmSync(bootstrap(id))
+          mkdirSync(bootstrap(id))
+        },
+        /SNAPSHOT_DAMAGED/,
+      ],
+      [
+        'the mountpoint a file',
+        id => writeFileSync(mountpoint(id), ''),
+        /is no directory: remove it.*MOUNT_FAILED/,
+      ],
+      [
+        'another file system on it',
+        id => {
+          mkdirSync(mountpoint(id))
+          execFileSync('mount', ['-t', 'tmpfs', 'none', mountpoint(id)])
+        },
+        /another file system \(tmpfs\) on it: unmount that.*MOUNT_FAILED/,
+      ],
+    ]
+    const sound = await pullImage(t, server, 'sound')
+    for (const [index, [what, damage, reason]] of samples.entries()) {
+      const top = await pullImage(t, server, `d${index}`)
+      const id = String(Math.max(...directoriesOf(server).map(Number)))
+      damage(id)
+      const details = await server.client.prepare(`on-${index}`, top).then(
+        () => 'no error',
+        (err: unknown) => (err as { details?: string }).details ?? '',
+      )
+      t.match(details, reason, what)
+      t.match(details, /remove|unmount/, `${what}: the next step`)
+      if (what.includes('file system')) execFileSync('umount', [mountpoint(id)])
+      await server.client.remove(top)
+      t.notOk(existsSync(path.join(server.root, 'snapshots', id)), `${what}: it can be removed`)
+      await server.client.prepare(`sound-${index}`, sound)
+    }
+  },
+)
