@@ -50,7 +50,7 @@ export class Reply {
 
   /**
    * @param memory - a page more than payloads may have, best at the beginning of one: the kernel copies each page of a
-   *   payload that lies across two in two pieces, which takes a sixth more time for large ones
+   *   payload that lies across two in two pieces
    */
   constructor(memory: Uint8Array) {
     const { buffer, byteOffset, length } = memory
