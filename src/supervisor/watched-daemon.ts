@@ -93,8 +93,14 @@ const AFTER_DEATH: Readonly<Record<RecoverPolicy, string>> = {
   none: 'its mounts are lost, as daemon.recover_policy none has it',
 }
 
-/** A successor of a daemon that died unseen is tried so often, then its descriptors are given up. */
-const CONTINUE_ATTEMPTS = 3
+/**
+ * A successor of a daemon that died unseen is tried so often, then its descriptors are given up. Between two attempts are
+ * doubling pauses: one whose starter was killed has the cache until it notices.
+ */
+const CONTINUE_ATTEMPTS = 10
+const CONTINUE_PAUSE_MAX_MS = 2_000
+/** A daemon that hangs is not waited for to say who it is. */
+const STRAY_TIMEOUT_MS = 2_000
 /** What the mounts of a kernel path hang on, and the driver that answers there. */
 const DRIVER_OF: Readonly<Record<string, string>> = {
   'fanotify.group': 'fanotify',
@@ -313,6 +319,9 @@ export class WatchedDaemon {
           { err: asFault(err), attempt },
           'a successor with kept descriptors did not come up',
         )
+        await delay(Math.min(50 * 2 ** attempt, CONTINUE_PAUSE_MAX_MS), undefined, {
+          signal: this.#closing.signal,
+        })
       }
     }
     return false
@@ -327,6 +336,7 @@ export class WatchedDaemon {
       mkdirSync(directory, { recursive: true, mode: 0o700 })
     const images = await this.#knownImages()
     const waits = images.length > 0 || this.#setup.waits
+    await this.#endStray(apiSocket)
     const { killedBy, ...daemon } = await startDaemon({
       nydusdPath,
       logPath,
@@ -405,6 +415,23 @@ export class WatchedDaemon {
     }
     rmSync(before.apiSocket, { force: true })
     return Math.round(performance.now() - (endedMs ?? 0))
+  }
+
+  /** A daemon whose starter was killed before it wrote it down serves nobody, but it has the cache and the socket. */
+  async #endStray(apiSocket: string): Promise<void> {
+    const client = new DaemonClient(apiSocket, { timeoutMs: STRAY_TIMEOUT_MS })
+    try {
+      const { pid } = await client.info()
+      const stray = identify(pid)
+      if (!stray) return
+      this.#logger.warn({ pid }, 'a daemon that nobody knows of is ended')
+      kill(stray)
+      await processEnded(pid)
+    } catch (err) {
+      if (asFault(err).code !== 'DAEMON_UNAVAILABLE') throw err
+    } finally {
+      await client.close()
+    }
   }
 
   #learn({ driver, passed_over, version }: DaemonInfo): void {

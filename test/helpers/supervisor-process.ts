@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { closeSync, existsSync, mkdirSync, openSync } from 'node:fs'
+import { closeSync, existsSync, mkdirSync, openSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Test } from 'tap'
@@ -95,6 +95,12 @@ export class SupervisorProcess {
     return readHolderTable(join(this.directory, 'run/holder.sock'))?.process.pid ?? 0
   }
 
+  /** How many nydusd of it run. */
+  daemons(): number {
+    const name = (pid: number): string => readFileSync(`/proc/${pid}/cmdline`, 'utf8')
+    return processesOf(this.directory).filter(pid => /nydusd|singleton/.test(name(pid))).length
+  }
+
   /** kill -9, all of them before any is seen dead. */
   async kill(...pids: number[]): Promise<void> {
     const ended = this.#child && pids.includes(this.pid) ? once(this.#child, 'exit') : undefined
@@ -102,12 +108,22 @@ export class SupervisorProcess {
     await ended
   }
 
+  /** Whether a daemon answers at the shared socket, or the image's own. */
+  async daemonAnswers(id?: string): Promise<boolean> {
+    return this.daemonPid(id).then(
+      () => true,
+      () => false,
+    )
+  }
+
   log(): Record<string, unknown>[] {
     return readLog(join(this.directory, 'logs/supervisor.log'))
   }
 
-  said(): string {
+  /** @param from the line to begin with */
+  said(from = 0): string {
     return this.log()
+      .slice(from)
       .map(line => JSON.stringify(line))
       .join('\n')
   }

@@ -129,6 +129,36 @@ for (const way of WAYS) {
     },
   )
 
+  t.test(
+    `${way.name}: the snapshotter dies again while it recovers`,
+    { skip: way.skip, timeout: 120_000 },
+    async t => {
+      const made = await scene(t, way)
+      const { supervisor, registry, root, spec } = made
+      const held = registry.hold({ target: 'blob' })
+      const reading = sumTree(root)
+      await held.arrived
+      await supervisor.kill(supervisor.pid, await made.daemonPid())
+      const begun = supervisor.log().length
+      const moments: Record<string, () => boolean | Promise<boolean>> = {
+        'it found what was kept': () => /descriptors were kept/.test(supervisor.said(begun)),
+        'a daemon is started': () => supervisor.daemons() > 0,
+        'the daemon answers': () => supervisor.daemonAnswers(way.dedicated ? spec.id : undefined),
+      }
+      for (const [what, holds] of Object.entries(moments)) {
+        const starting = supervisor.start().catch(() => undefined)
+        await until(what, holds)
+        await supervisor.kill(supervisor.pid)
+        await starting
+      }
+      await supervisor.start()
+      held.release()
+      t.strictSame(await reading, expected)
+      t.notMatch(supervisor.said(), /nobody held/)
+      t.equal(supervisor.daemons(), 1, 'none is left over')
+    },
+  )
+
   t.test(`${way.name}: the holder dies`, { skip: way.skip, timeout: 120_000 }, async t => {
     const made = await scene(t, way)
     const { supervisor, registry, root } = made
