@@ -206,7 +206,16 @@ export class LazyNode {
   get apiSocket(): string {
     const own = path.join(this.snapshotter.root, 'socket')
     const [image] = existsSync(own) ? readdirSync(own) : []
-    return path.join(image === undefined ? this.runDirectory : path.join(own, image), 'api.sock')
+    const directory = image === undefined ? this.runDirectory : path.join(own, image)
+    // An upgraded daemon's is api1.sock, then api2.sock.
+    const numbers = readdirSync(directory).map(name => Number(/^api(\d*)\.sock$/.exec(name)?.[1] ?? 0))
+    return path.join(directory, `api${Math.max(0, ...numbers) || ''}.sock`)
+  }
+
+  /** `nydusctl upgrade`, a real process: the same program anew. */
+  async upgrade(): Promise<CtrResult> {
+    const system = path.join(path.dirname(this.#socket), 'system.sock')
+    return await execNode('nydusctl', ['--system-sock', system, 'upgrade'])
   }
 
   /** Of the shared daemon. */

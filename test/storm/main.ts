@@ -18,10 +18,10 @@ async function main(): Promise<number> {
     },
   })
   const driver = DRIVERS.find(name => name === values.driver)
-  const targets = TARGETS.filter(name => values.target.split(',').includes(name))
+  const targets = [...TARGETS, 'upgrade' as const].filter(name => values.target.split(',').includes(name))
   const [kills, seed] = [Number(values.kills), Number(values.seed)]
   if (!driver || targets.length === 0 || !Number.isSafeInteger(kills) || !Number.isSafeInteger(seed)) {
-    const options = `[--kills N] [--target ${TARGETS.join(',')}] [--seed S] [--logs DIR] [--negative-control]`
+    const options = `[--kills N] [--target ${TARGETS.join(',')},upgrade] [--seed S] [--logs DIR] [--negative-control]`
     process.stderr.write(`usage: storm.sh --driver ${DRIVERS.join('|')} ${options}\n`)
     return 2
   }

@@ -7,6 +7,7 @@ import path from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Test } from 'tap'
 import { asFault } from '../../src/common/fault.js'
+import { processEnded } from '../../src/supervisor/daemon-process.js'
 import { startDockerRegistry } from '../helpers/docker-registry.js'
 import { LazyNode, until } from '../helpers/lazy-node.js'
 import { scratch } from '../helpers/scratch.js'
@@ -32,7 +33,7 @@ export interface StormOptions {
   readonly driver: StormDriver
   /** Counted ones. */
   readonly kills: number
-  readonly targets: readonly Target[]
+  readonly targets: readonly (Target | 'upgrade')[]
   readonly seed: number
   /** Images that are read at a time. */
   readonly slots: number
@@ -198,11 +199,15 @@ class Storm {
     await this.#recovered('daemon')
   }
 
-  async #blow(target: Target): Promise<Blow> {
+  async #blow(target: Target | 'upgrade'): Promise<Blow> {
     const hasty = this.#random() < HASTY
     // Where nothing is kept there is no holder to come back.
-    const recovering = this.#options.untilHarm === true ? this.#options.targets : RECOVERING
+    const recovering =
+      this.#options.untilHarm === true
+        ? RECOVERING.filter(one => this.#options.targets.includes(one))
+        : RECOVERING
     if (!hasty) for (const one of recovering) await this.#recovered(one)
+    if (target === 'upgrade') return await this.#upgrade()
     let pids: number[] = []
     await until(
       `there is a ${target}`,
@@ -215,6 +220,19 @@ class Storm {
     const atMs = nowMs()
     await kill(pids)
     return { target, atMs, unanswered: this.#unanswered(), served }
+  }
+
+  /** The daemon is ended by appointment; its successor must not fail. */
+  async #upgrade(): Promise<Blow> {
+    for (const one of RECOVERING) await this.#recovered(one)
+    const pids = pidsOf(this.#node, 'daemon')
+    const served = await this.#served()
+    const upgrading = this.#node.upgrade()
+    await Promise.race([upgrading, ...pids.map(pid => processEnded(pid))])
+    const blow: Blow = { target: 'upgrade', atMs: nowMs(), unanswered: this.#unanswered(), served }
+    const { code, stderr } = await upgrading
+    if (code !== 0) this.#findings.failed(`an upgrade failed: ${stderr}`)
+    return blow
   }
 
   get #enoughHarm(): boolean {
