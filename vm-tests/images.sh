@@ -29,12 +29,14 @@ prepare_app() {
   convert_app
 }
 
-# convert_app: the image at DATA/oci:app into DATA/registry.
+# convert_app: the image at DATA/oci:app into DATA/registry, with $convert_options.
+convert_options=''
 convert_app() {
   mkdir "$DATA/registry"
   start_registry "$DATA/registry" "$DATA/registry.log"
   skopeo copy --dest-tls-verify=false "oci:$DATA/oci:app" "docker://$REGISTRY/app:oci"
-  node dist/src/bin/nydusify.js convert --source "$REGISTRY/app:oci" --target "$REGISTRY/app:nydus"
+  # shellcheck disable=SC2086 # several words, or none
+  node dist/src/bin/nydusify.js convert --source "$REGISTRY/app:oci" --target "$REGISTRY/app:nydus" $convert_options
   skopeo inspect --raw --tls-verify=false "docker://$REGISTRY/app:nydus"
   stop_registry
 }
@@ -67,14 +69,15 @@ remove_app() {
   ctr image rm --sync "$REGISTRY/app:nydus" >&2
 }
 
-# --- two files of random bytes, from a registry that can be made to hold its answers back.
+# --- two files of $held_bytes random bytes each, from a registry that can be made to hold its answers back.
 
+held_bytes=8000000
 prepare_held() {
   need_commands node containerd ctr runc docker-registry skopeo umoci busybox
   mkdir -p "$DATA/rootfs/bin" "$DATA/rootfs/data"
   cp "$(command -v busybox)" "$DATA/rootfs/bin/busybox"
   for applet in sh sleep sha256sum ls; do ln -s busybox "$DATA/rootfs/bin/$applet"; done
-  for name in first second; do head -c 8000000 /dev/urandom >"$DATA/rootfs/data/$name"; done
+  for name in first second; do head -c "$held_bytes" /dev/urandom >"$DATA/rootfs/data/$name"; done
   umoci init --layout "$DATA/oci"
   umoci new --image "$DATA/oci:app"
   add_layers "$DATA/oci:app" "$DATA/rootfs"
