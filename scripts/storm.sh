@@ -1,6 +1,6 @@
 #!/bin/sh
 # npm run storm -- --driver fanotify|fscache|fusedev [--kills N] [--target LIST] [--seed S] [--negative-control]:
-# readers on cold images while processes of the node are killed with -9 (test/README.md). Builds first. Needs root,
+# readers on cold images while processes of the node are killed with -9 (test/storm/README.md). Builds first. Needs root,
 # containerd, runc, docker-registry, skopeo, busybox; fio where it is installed. Exit 0: nobody saw a failed read or a
 # wrong byte, and every kill counted.
 set -eu

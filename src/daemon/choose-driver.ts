@@ -84,6 +84,7 @@ function openDriver(name: DriverName, setup: DriverSetup): Driver {
   const keptFd = take(kept, 'fscache.control')
   return new FscacheDriver({
     directory: cacheDirectory,
+    runDirectory,
     logger,
     ...(setup.fscacheTag === undefined ? {} : { tag: setup.fscacheTag }),
     ...(keptFd === undefined ? {} : { keptFd }),

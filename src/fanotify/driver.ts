@@ -12,6 +12,7 @@ import { closeSync, openSync, readdirSync, unlinkSync, writeSync } from 'node:fs
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { CachedBlob } from '../cache/cached-blob.js'
+import { EventJournal } from '../cache/event-journal.js'
 import type { Driver, DriverStats, Instance, KeptDescriptor, MountPlan } from '../cache/driver.js'
 import { asFault, fault, hasErrno } from '../common/fault.js'
 import type { Logger } from '../common/log.js'
@@ -19,7 +20,6 @@ import { getOpenFileLimits } from '../native/descriptor.js'
 import { type DenyErrno, FAN, encodeAllow, encodeDeny } from '../native/fanotify-events.js'
 import { FAN_INIT, addMark, openFanotifyGroup, removeMark } from '../native/fanotify.js'
 import { EventLoop } from './event-loop.js'
-import { Journal } from './journal.js'
 import { COUNTERS, EVENT_BUFFER_BYTES, type Miss, type WatchedFile } from './messages.js'
 import { reserveAndDeny } from './settle.js'
 
@@ -54,7 +54,7 @@ export class FanotifyDriver implements Driver {
   readonly #options: FanotifyOptions
   readonly #logger: Logger
   readonly #groupFd: number
-  readonly #journal: Journal
+  readonly #journal: EventJournal
   readonly #takenOver: boolean
   readonly #watches = new Map<number, Watch>()
   readonly #instances = new Map<string, { readonly instance: Instance; mounted: boolean }>()
@@ -69,13 +69,14 @@ export class FanotifyDriver implements Driver {
     this.#logger = options.logger
     this.#takenOver = options.keptGroupFd !== undefined
     this.#groupFd = options.keptGroupFd ?? openGroup(options.cacheDirectory)
-    this.#journal = new Journal(join(options.runDirectory, 'fanotify.journal'))
+    this.#journal = new EventJournal(join(options.runDirectory, 'fanotify.journal'))
     if (!this.#takenOver) this.#journal.reset()
   }
 
   start(): Promise<void> {
     const limit = getOpenFileLimits().soft
-    const left = this.#takenOver ? this.#journal.entries() : []
+    const entries = this.#takenOver ? this.#journal.entries() : []
+    const left: Miss[] = entries.map(({ slot, ...range }) => ({ eventFd: slot, ...range }))
     const reservation = this.#takenOver
       ? reserveAndDeny(left, Math.min(limit, this.#numbersInUse()), this.#respond)
       : undefined

@@ -1,7 +1,7 @@
 import { closeSync, openSync } from 'node:fs'
 import { duplicateOnto, getCloseOnExec } from '../native/descriptor.js'
 import { encodeDeny } from '../native/fanotify-events.js'
-import type { JournalEntry } from './journal.js'
+import type { Miss } from './messages.js'
 
 /** Writes an answer; false when the kernel knows no unanswered event of that number. */
 export type Respond = (answer: Buffer) => boolean
@@ -16,7 +16,7 @@ export type Respond = (answer: Buffer) => boolean
  * @returns how to give back the number of a settled entry
  */
 export function reserveAndDeny(
-  entries: readonly JournalEntry[],
+  entries: readonly Pick<Miss, 'eventFd'>[],
   descriptorLimit: number,
   respond: Respond,
 ): Reservation {

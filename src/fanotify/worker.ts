@@ -16,8 +16,8 @@ import {
   encodeDeny,
   parseFanotifyEvents,
 } from '../native/fanotify-events.js'
+import { EventJournal } from '../cache/event-journal.js'
 import { rangeReady } from '../cache/ready-blocks.js'
-import { Journal } from './journal.js'
 import {
   COUNTERS,
   EVENT_BUFFER_BYTES,
@@ -29,7 +29,7 @@ import {
 } from './messages.js'
 
 const input = workerData as WorkerInput
-const journal = new Journal(input.journalPath)
+const journal = new EventJournal(input.journalPath)
 const watched = new Map<number, WatchedFile>(input.watched.map(file => [file.ino, file]))
 const response = Buffer.alloc(RESPONSE_SIZE)
 let proberPid = input.proberPid
@@ -79,7 +79,7 @@ function handle(event: FanotifyEvent): void {
   }
   const { offset, length: count } = event
   const file = watched.get(ino)
-  journal.record({ eventFd: event.fd, dev, ino, offset, count })
+  journal.record(event.fd, { dev, ino, offset, count })
   if (!file || file.dev !== dev) {
     answer(event.fd, 'deny')
     post({

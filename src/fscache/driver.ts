@@ -6,7 +6,9 @@
  * the kernel turns into EIO; state is keyed by domain and cookie, because after a take-over the object ids change.
  */
 import { closeSync, openSync, readSync, statSync, writeSync } from 'node:fs'
+import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
+import { EventJournal } from '../cache/event-journal.js'
 import { rangeReady } from '../cache/ready-blocks.js'
 import type { CachedBlob } from '../cache/cached-blob.js'
 import type { Driver, DriverStats, Instance, KeptDescriptor, MountPlan } from '../cache/driver.js'
@@ -38,6 +40,12 @@ interface OpenObject {
   readonly name: string
 }
 
+export interface FscacheOptions extends DeviceOptions {
+  /** Where the journal lives: on /run, so that it dies with the boot. */
+  readonly runDirectory: string
+  readonly logger: Logger
+}
+
 export class FscacheDriver implements Driver {
   readonly name = 'fscache'
   readonly #device: CachefilesDevice
@@ -50,15 +58,21 @@ export class FscacheDriver implements Driver {
   readonly #underWay = new Set<Promise<void>>()
   #ending: 'drains' | 'ended' | undefined
   readonly #bounce = allocateAligned(COPY_WINDOW)
+  readonly #journal: EventJournal
+  readonly #freeSlots: number[] = []
+  #slots = 0
 
   /** @throws DRIVER_UNSUPPORTED */
-  constructor(options: DeviceOptions & { logger: Logger }) {
+  constructor(options: FscacheOptions) {
     this.#device = new CachefilesDevice(options)
     this.#directory = options.directory
     this.#logger = options.logger
+    this.#journal = new EventJournal(join(options.runDirectory, 'fscache.journal'))
+    if (options.keptFd === undefined) this.#journal.reset()
   }
 
   async start(): Promise<void> {
+    this.#fetchLeft()
     this.#device.start(
       message => this.#hear(message),
       () => cullObjects(this.#device, this.#directory, this.#logger),
@@ -126,6 +140,7 @@ export class FscacheDriver implements Driver {
     await this.#device.stop()
     await Promise.race([Promise.all(this.#underWay), delay(DRAIN_TIMEOUT_MS, undefined, { ref: false })])
     this.#ending = 'ended'
+    this.#journal.close()
   }
 
   #hear(message: CachefilesMessage): void {
@@ -137,10 +152,53 @@ export class FscacheDriver implements Driver {
         this.#forget(message.objectId)
         break
       case 'read':
-        this.#stats.eventsPending++
-        this.#track(this.#read(message).finally(() => this.#stats.eventsPending--))
+        this.#serve(message)
         break
     }
+  }
+
+  #serve(message: CachefilesMessage & { op: 'read' }): void {
+    const slot = this.#record(message)
+    this.#stats.eventsPending++
+    const answered = (): void => {
+      this.#stats.eventsPending--
+      if (slot === undefined || this.#ending === 'ended') return
+      this.#journal.clear(slot)
+      this.#freeSlots.push(slot)
+    }
+    this.#track(this.#read(message).finally(answered))
+  }
+
+  /** @returns its slot; undefined for what needs nothing fetched, or where the run directory is full */
+  #record({ objectId, offset, length: count }: CachefilesMessage & { op: 'read' }): number | undefined {
+    const blob = this.#objects.get(objectId)?.source.blob
+    if (!blob) return undefined
+    const slot = this.#freeSlots.pop() ?? this.#slots++
+    try {
+      this.#journal.record(slot, { dev: blob.dev, ino: blob.ino, offset, count })
+      return slot
+    } catch (err) {
+      this.#freeSlots.push(slot)
+      this.#logger.warn({ err }, 'a READ is not in the journal: a successor would begin to fetch it later')
+      return undefined
+    }
+  }
+
+  /**
+   * Begins to fetch what a predecessor was asked for: the kernel asks for it again, but only after each object was opened
+   * again. Whether it comes is told by that READ.
+   */
+  #fetchLeft(): void {
+    const left = this.#journal.entries()
+    this.#journal.reset()
+    const blobs = [...this.#sources.values()].flatMap(({ blob }) => blob ?? [])
+    for (const { dev, ino, offset, count } of left) {
+      const blob = blobs.find(one => one.ino === ino && one.dev === dev)
+      const length = blob === undefined ? 0 : Math.min(count, blob.sizeBytes - offset)
+      if (blob && length > 0) void blob.ensure(offset, length, { kind: 'demand' }).catch(() => undefined)
+    }
+    if (left.length > 0)
+      this.#logger.info({ journalled: left.length }, 'fetching what a predecessor was asked')
   }
 
   #track(reading: Promise<void>): void {

@@ -2,7 +2,7 @@
 import { execFileSync } from 'node:child_process'
 import { mkdirSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import path from 'node:path'
-import { Journal } from '../../src/fanotify/journal.js'
+import { EventJournal } from '../../src/cache/event-journal.js'
 import { processEnded } from '../../src/supervisor/daemon-process.js'
 import { type LazyNode, processesOf } from '../helpers/lazy-node.js'
 
@@ -79,9 +79,9 @@ export type CountUnanswered = () => number
 
 export function countUnanswered(driver: StormDriver, node: LazyNode): CountUnanswered {
   if (driver === 'fusedev') return waitingOnFuse(node)
-  const journal = path.join(node.runDirectory, 'fanotify.journal')
+  const journal = path.join(node.runDirectory, `${driver}.journal`)
   return () => {
-    const opened = new Journal(journal)
+    const opened = new EventJournal(journal)
     try {
       return opened.entries().length
     } finally {

@@ -71,6 +71,13 @@ export const NEGATIVE_CONTROL = {
   env: { NYDUS_TEST_KEEPING: 'nobody' },
 }
 
+/** How it must fail: fanotify lets readers through to holes, FUSE ends the connection. */
+export const CONTROL: Readonly<Record<StormDriver, (summary: Summary) => boolean>> = {
+  fanotify: ({ zero }) => zero > 0,
+  fscache: ({ failed }) => failed > 0,
+  fusedev: ({ failed, words }) => failed > 0 && words.some(word => /ENOTCONN|not connected/.test(word)),
+}
+
 /** Kills in a row that met nobody waiting: then the storm tests nothing. */
 const IDLE_BLOWS_MAX = 60
 /** What comes back before the next blow. */
@@ -118,7 +125,10 @@ class Storm {
     const proxy = await startSlowProxy(registry.host, options.delayMs)
     t.teardown(() => proxy.close())
     const findings = new Findings()
-    Object.assign(process.env, options.env)
+    for (const [name, value] of Object.entries(options.env ?? {})) {
+      process.env[name] = value
+      t.teardown(() => delete process.env[name])
+    }
     const flags = ['--daemon-mode', 'shared', '--daemon-backend', driver]
     const node = await LazyNode.start(t, directory, { flags, restarted: true })
     const slots: Slot[] = []

@@ -8,7 +8,7 @@ import { FileSource } from '../../../src/common/byte-source.js'
 import { hasErrno } from '../../../src/common/fault.js'
 import { silentLogger } from '../../../src/common/log.js'
 import { FanotifyDriver } from '../../../src/fanotify/driver.js'
-import { Journal } from '../../../src/fanotify/journal.js'
+import { EventJournal } from '../../../src/cache/event-journal.js'
 import { dropFileCache, probeRead } from '../../../src/native/file.js'
 import { mountErofs, unmount } from '../../../src/native/mount.js'
 import { BufferBlob } from '../../helpers/buffer-blob.js'
@@ -115,7 +115,7 @@ t.test('the journal holds an event exactly while it is unanswered', { skip }, as
   })
   const reading = sha256sum(m.file)
   await asked
-  const journal = new Journal(join(m.directory, 'fanotify.journal'))
+  const journal = new EventJournal(join(m.directory, 'fanotify.journal'))
   t.match(journal.entries(), [{ ino: m.blob.ino, dev: m.blob.dev }])
   open()
   t.equal(await reading, sha256(m.content))
