@@ -9,6 +9,7 @@ import { benchHolder } from './holder.js'
 import { benchIdleMemory } from './idle-memory.js'
 import { benchMerge } from './merge.js'
 import { Stage } from './stage.js'
+import { benchStart } from './start.js'
 import { benchWarmRead } from './warm-read.js'
 
 const PARTS: Record<string, (stage: Stage, rounds: number) => Promise<void>> = {
@@ -19,6 +20,7 @@ const PARTS: Record<string, (stage: Stage, rounds: number) => Promise<void>> = {
   holder: benchHolder,
   merge: benchMerge,
   fuse: benchFuse,
+  start: benchStart,
 }
 
 async function main(): Promise<void> {
