@@ -115,8 +115,10 @@ export class Slot {
     const { node, image } = this.#options
     const cache = path.join(node.snapshotter.root, 'cache')
     const files = readdirSync(cache).filter(name => name.startsWith(`${image.blobId}.blob.`))
+    const { state } = await node.withDaemon(client => client.info())
+    // A successor that does not serve yet has not opened what is mounted.
     const open = pidsOf(node, 'daemon').flatMap(pid => linksOf(pid))
-    if (!open.some(link => link.includes(image.blobId))) {
+    if (state === 'RUNNING' && !open.some(link => link.includes(image.blobId))) {
       for (const name of files) rmSync(path.join(cache, name))
       return { code: 0, stdout: '', stderr: '' }
     }

@@ -226,6 +226,7 @@ class Storm {
     const [shortest, longest] = this.#options.calmMs
     if (!hasty) await delay(shortest + this.#random() * (longest - shortest))
     pids = pidsOf(this.#node, target)
+    if (!this.#options.untilHarm) await until('somebody keeps', () => this.#keptBesides(pids))
     const served = await this.#served()
     const atMs = nowMs()
     await kill(pids)
@@ -243,6 +244,12 @@ class Storm {
     const { code, stderr } = await upgrading
     if (code !== 0) this.#findings.failed(`an upgrade failed: ${stderr}`)
     return blow
+  }
+
+  /** Nobody promises anything when all who keep descriptors are dead at one time. */
+  #keptBesides(dying: readonly number[]): boolean {
+    const keepers = (['daemon', 'snapshotter', 'holder'] as const).flatMap(one => pidsOf(this.#node, one))
+    return keepers.some(pid => !dying.includes(pid) && keepsKernelDescriptor(pid))
   }
 
   get #enoughHarm(): boolean {
