@@ -71,13 +71,16 @@ async function serve(settings: Settings): Promise<void> {
     },
     removeDamaged: id => snapshotter.remove(`damaged/${id}`),
   })
-  const systemServer = await serveSystem(settings, actions, log)
   const server = await SnapshotsServer.listen(
     settings.address,
     settings.owner,
     snapshotter,
     log.child({ mod: 'grpc' }),
   )
+  const systemServer = await serveSystem(settings, actions, log).catch(async (err: unknown) => {
+    await server.close()
+    throw err
+  })
   log.info({ address: settings.address, root: settings.root }, 'serving')
   notify('READY=1', log)
   // Plain layers are served already; what needs an image waits for this, and tries again if it fails.
