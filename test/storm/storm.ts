@@ -216,7 +216,14 @@ class Storm {
       this.#options.untilHarm === true
         ? RECOVERING.filter(one => this.#options.targets.includes(one))
         : RECOVERING
-    if (!hasty) for (const one of recovering) await this.#recovered(one)
+    if (!hasty) {
+      for (const one of recovering) await this.#recovered(one)
+      // A pull that is killed again and again comes to no end, and nobody would read.
+      await until(
+        'an image is read',
+        () => this.#enoughHarm || this.#slots.some(({ root }) => root !== undefined),
+      )
+    }
     if (target === 'upgrade') return await this.#upgrade()
     let pids: number[] = []
     await until(
