@@ -29,7 +29,7 @@ async function answer(request: HttpRequest, actions: Actions, logger: Logger): P
     if (result === undefined) return { status: 204, headers: HEADERS }
     return { status: 200, headers: HEADERS, text: JSON.stringify(result) }
   } catch (err) {
-    logger.debug({ err, method: request.method, path: request.url.pathname }, 'request failed')
+    logger.debug({ err, method: request.method, path: request.url.pathname }, 'request refused')
     return refuse(err, route)
   }
 }
