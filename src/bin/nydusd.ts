@@ -291,11 +291,17 @@ function readEntries(path: string): BlobCacheEntry[] {
 }
 
 /** Tells whoever started us, through the descriptor that it named, that the API answers. */
+/** Nobody may be left to hear it: we hold what we were given then, for whoever comes and finds our socket. */
 function tellReady(): void {
   const fd = readyFd()
   if (fd === undefined) return
-  writeSync(fd, 'READY\n')
-  closeSync(fd)
+  try {
+    writeSync(fd, 'READY\n')
+  } catch (err) {
+    if (!hasErrno(err, 'EPIPE')) throw err
+  } finally {
+    closeSync(fd)
+  }
 }
 
 function readyFd(): number | undefined {

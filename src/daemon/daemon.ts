@@ -248,9 +248,11 @@ export class Daemon implements Actions {
     })
   }
 
+  /** Also what was handed down and waits for its image: while we do not serve, somebody else may have to. */
   descriptors(): DescriptorInfo[] {
-    const descriptors = [...(this.#kernel?.driver.descriptors() ?? []), ...(this.#fuse?.descriptors() ?? [])]
-    return descriptors.map(({ name, fd }) => ({ name, fd }))
+    const used = [...(this.#kernel?.driver.descriptors() ?? []), ...(this.#fuse?.descriptors() ?? [])]
+    const waiting = this.#state.state === 'RUNNING' ? [] : [...this.#options.kept]
+    return [...used.map(({ name, fd }) => ({ name, fd })), ...waiting.map(([name, fd]) => ({ name, fd }))]
   }
 
   async mountImage(path: string, command: MountCommand): Promise<void> {

@@ -260,7 +260,10 @@ export class WatchedDaemon {
     if (this.#process && isRunning(this.#process)) return true
     await this.#keeper.recall()
     const record = await this.#setup.store.get<DaemonRecord>(this.#setup.storeKey)
-    if (!record || !isRunning(record)) return false
+    if (!record || !isRunning(record)) {
+      await this.#endStray(this.#place.apiSocket)
+      return false
+    }
     const client = new DaemonClient(record.apiSocket)
     try {
       const info = await client.info()
@@ -417,13 +420,17 @@ export class WatchedDaemon {
     return Math.round(performance.now() - (endedMs ?? 0))
   }
 
-  /** A daemon whose starter was killed before it wrote it down serves nobody, but it has the cache and the socket. */
+  /**
+   * A daemon whose starter was killed before it wrote it down serves nobody, but it has the cache and the socket, and
+   * may be the last one that holds what it was given.
+   */
   async #endStray(apiSocket: string): Promise<void> {
     const client = new DaemonClient(apiSocket, { timeoutMs: STRAY_TIMEOUT_MS })
     try {
       const { pid } = await client.info()
       const stray = identify(pid)
       if (!stray) return
+      if (this.#keeper.list().length === 0) await this.#keep(pid, client)
       this.#logger.warn({ pid }, 'a daemon that nobody knows of is ended')
       kill(stray)
       await processEnded(pid)

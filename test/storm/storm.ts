@@ -254,9 +254,12 @@ class Storm {
   }
 
   /** Nobody promises anything when all who keep descriptors are dead at one time. */
-  #keptBesides(dying: readonly number[]): boolean {
-    const keepers = (['daemon', 'snapshotter', 'holder'] as const).flatMap(one => pidsOf(this.#node, one))
-    return keepers.some(pid => !dying.includes(pid) && keepsKernelDescriptor(pid))
+  async #keptBesides(dying: readonly number[]): Promise<boolean> {
+    const keepers = (['snapshotter', 'holder'] as const).flatMap(one => pidsOf(this.#node, one))
+    if (keepers.some(pid => !dying.includes(pid) && keepsKernelDescriptor(pid))) return true
+    // One that does not answer yet is found by nobody.
+    const daemon = await this.#node.withDaemon(client => client.info()).catch(() => undefined)
+    return daemon !== undefined && !dying.includes(daemon.pid) && keepsKernelDescriptor(daemon.pid)
   }
 
   get #enoughHarm(): boolean {
