@@ -266,9 +266,10 @@ export class WatchedDaemon {
     }
     const client = new DaemonClient(record.apiSocket)
     try {
+      // First, for it may be the last one that holds them.
+      await this.#keep(record.pid, client)
       const info = await client.info()
       if (info.state !== 'RUNNING') throw fault('DAEMON_STATE', `the daemon is ${info.state}`)
-      await this.#keep(record.pid, client)
       this.#learn(info)
     } catch (err) {
       this.#logger.error(

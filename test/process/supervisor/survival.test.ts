@@ -159,6 +159,30 @@ for (const way of WAYS) {
     },
   )
 
+  t.test(
+    `${way.name}: a successor that nobody waits for any more is the last to hold`,
+    { skip: way.skip, timeout: 120_000 },
+    async t => {
+      const made = await scene(t, way)
+      const { supervisor, registry, root, spec } = made
+      const held = registry.hold({ target: 'blob' })
+      const reading = sumTree(root)
+      await held.arrived
+      const killed = await made.daemonPid()
+      await supervisor.kill(killed)
+      await processEnded(killed)
+      await until('a successor is started', () => supervisor.daemons() > 0)
+      await supervisor.kill(supervisor.pid)
+      await until('it answers', () => supervisor.daemonAnswers(way.dedicated ? spec.id : undefined))
+      await supervisor.kill(made.holderPid())
+      await supervisor.start()
+      held.release()
+      t.strictSame(await reading, expected)
+      t.notMatch(supervisor.said(), /nobody held/)
+      t.equal(supervisor.daemons(), 1, 'none is left over')
+    },
+  )
+
   t.test(`${way.name}: the holder dies`, { skip: way.skip, timeout: 120_000 }, async t => {
     const made = await scene(t, way)
     const { supervisor, registry, root } = made
