@@ -41,10 +41,17 @@ else
 fi
 
 # Each file is a program that prints TAP. Those that touch nothing outside themselves run two at a time; the others mount,
-# drop caches and look at what is mounted, one at a time. A line a file as it ends, and the report of each that failed.
+# drop caches and look at what is mounted, one at a time; the VMs, which touch nothing of this machine, run beside them. A line a file as it ends, and the report of each that failed.
 say 'running the tests'
 export logs
 find dist/test/unit dist/test/fuzz -name '*.test.js' | sort | xargs -P 2 -n 1 sh scripts/test-file.sh || true
+vm_pid=''
+if [ -n "$vm" ]; then
+  say 'running the VM cases beside the others (the first time builds a kernel: some minutes)'
+  sh vm-tests/run.sh >"$logs/vm.log" &
+  vm_pid=$!
+  trap 'kill "$vm_pid" 2>/dev/null || true' EXIT
+fi
 find dist/test -name '*.test.js' -not -path '*/unit/*' -not -path '*/fuzz/*' | sort |
   xargs -n 1 sh scripts/test-file.sh || true
 node scripts/tap-summary.mjs "$logs"/*.tap >"$logs/counts"
@@ -54,8 +61,9 @@ sed '$d' "$logs/counts"
 passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + $3))
 
 if [ -n "$vm" ]; then
-  say 'running the VM cases (the first time builds a kernel: some minutes)'
-  sh vm-tests/run.sh >"$logs/vm.log" || true
+  say 'waiting for the VM cases'
+  wait "$vm_pid" || true
+  trap - EXIT
   sed '$d' "$logs/vm.log"
   # shellcheck disable=SC2046 # three numbers
   set -- $(sed -n '$s/^\([0-9]*\) passed, \([0-9]*\) failed\(, \([0-9]*\) skipped\)\{0,1\}$/\1 \2 \4/p' "$logs/vm.log")
