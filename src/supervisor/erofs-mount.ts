@@ -49,24 +49,41 @@ export async function mountPlanned(plan: MountPlan, mountpoint: string, logger: 
  * The canary: a read of bytes that are not local, by this process, which the daemon denies. EIO is the proof that reads
  * of holes reach the daemon; anything else would be zeros in a container. An image without a hole needs none, and the
  * fscache path fails closed by itself.
+ *
+ * Somebody else may fill the hole just before the read: it is no proof of anything while the daemon names another one.
+ * @param describe asks the daemon, which names a hole of this moment
  * @throws CANARY_FAILED
  */
-export async function proveInterception(instance: InstanceInfo, mountpoint: string): Promise<void> {
-  if (instance.mount.kind !== 'file' || !instance.canary) return
-  const path = join(mountpoint, instance.canary.path)
+export async function proveInterception(
+  describe: () => Promise<InstanceInfo>,
+  mountpoint: string,
+): Promise<void> {
+  for (let filled: string | undefined; ;) {
+    const { mount, canary } = await describe()
+    if (mount.kind !== 'file' || !canary) return
+    const hole = `${canary.offset} ${canary.path}`
+    if (hole === filled) {
+      throw fault(
+        'CANARY_FAILED',
+        `a read of missing bytes in ${mountpoint} was not intercepted: the image is not mounted, since it would show zeros`,
+      )
+    }
+    if (await isDenied(join(mountpoint, canary.path), canary.offset)) return
+    filled = hole
+  }
+}
+
+async function isDenied(path: string, offset: number): Promise<boolean> {
   try {
-    await probeRead(path, instance.canary.offset, 4096, { timeoutMs: CANARY_TIMEOUT_MS })
+    await probeRead(path, offset, 4096, { timeoutMs: CANARY_TIMEOUT_MS })
+    return false
   } catch (err) {
-    if (hasErrno(err, 'EIO')) return
+    if (hasErrno(err, 'EIO')) return true
     throw fault('CANARY_FAILED', `it cannot be proved that reads are intercepted: ${asFault(err).message}`, {
       cause: err,
-      context: { mountpoint },
+      context: { path },
     })
   }
-  throw fault(
-    'CANARY_FAILED',
-    `a read of missing bytes in ${mountpoint} was not intercepted: the image is not mounted, since it would show zeros`,
-  )
 }
 
 /** Unmounts every EROFS mount at the path; one that is somebody's working directory is detached. */

@@ -51,7 +51,7 @@ export class KernelPath implements ServingPath {
     })
     const instance = await daemon.call(client => client.instance(name))
     record.superblocks = await mountPlanned(instance.mount, mountpoint, this.#options.logger)
-    await proveInterception(instance, mountpoint)
+    await proveInterception(() => daemon.call(client => client.instance(name)), mountpoint)
     await daemon.call(client => client.mounted(name))
   }
 
