@@ -54,8 +54,10 @@ export interface SupervisorOptions extends DaemonsOptions {
 
 const BOOT_KEY = 'supervisor/boot'
 const WRONG_KEY = 'supervisor/wrong-mappings'
+/** An image whose daemon keeps dying is released after longer and longer pauses. */
+const RELEASE_PAUSE_MAX_MS = 30_000
 /** How long a stop with clean-up waits for containers to let go of images. */
-const RELEASE_TIMEOUT_MS = 5_000
+const RELEASE_TIMEOUT_MS = 10_000
 
 export class Supervisor implements ImageMounts {
   readonly #options: SupervisorOptions
@@ -67,6 +69,8 @@ export class Supervisor implements ImageMounts {
   /** Unmounted images whose superblock is not gone yet, by fsid. */
   readonly #releasing = new Map<string, ImageRecord>()
   readonly #releases = new Set<Promise<void>>()
+  /** Of an earlier run that died while it mounted them: nobody has them, but the daemon may. */
+  readonly #cutShort: ImageRecord[] = []
   /** Why records are not followed, by their keys. */
   readonly #damaged = new Map<string, string>()
   /** Why images cannot be served, by their references. */
@@ -304,21 +308,25 @@ export class Supervisor implements ImageMounts {
   async #unmount(record: ImageRecord): Promise<void> {
     await this.#pathOf(record).unmount(record)
     this.#images.delete(record.spec.id)
-    record.state = 'releasing'
-    await this.#options.store.write([
-      { type: 'del', key: mountedKey(record.spec.id) },
-      { type: 'put', key: releasingKey(record.fsid), value: record },
-    ])
+    await this.#moveToReleasing(record)
     countImages(this.list())
     this.#release(record)
   }
 
+  async #moveToReleasing(record: ImageRecord): Promise<void> {
+    record.state = 'releasing'
+    this.#releasing.set(record.fsid, record)
+    await this.#options.store.write([
+      { type: 'del', key: mountedKey(record.spec.id) },
+      { type: 'put', key: releasingKey(record.fsid), value: record },
+    ])
+  }
+
   /** Lets the daemon go of an image when its superblock is gone; goes on behind the caller's back. */
   #release(record: ImageRecord): void {
-    this.#releasing.set(record.fsid, record)
     const released = async (): Promise<void> => {
       await superblocksGone(record.superblocks, this.#closing.signal)
-      await this.#pathOf(record).release(record)
+      await this.#letGo(record)
       this.#releasing.delete(record.fsid)
       await this.#options.store.write([{ type: 'del', key: releasingKey(record.fsid) }])
       this.#logger.info({ imageRef: record.spec.imageRef }, 'image released')
@@ -330,6 +338,19 @@ export class Supervisor implements ImageMounts {
       })
       .finally(() => this.#releases.delete(release))
     this.#releases.add(release)
+  }
+
+  /** A daemon that dies under it, and its successor too, may be followed by one that does not. */
+  async #letGo(record: ImageRecord): Promise<void> {
+    for (let pauseMs = 100; ; pauseMs = Math.min(pauseMs * 2, RELEASE_PAUSE_MAX_MS)) {
+      try {
+        return await this.#pathOf(record).release(record)
+      } catch (err) {
+        if (asFault(err).code !== 'DAEMON_UNAVAILABLE') throw err
+        this.#logger.warn({ err: asFault(err), imageRef: record.spec.imageRef }, 'an image is released later')
+      }
+      await delay(pauseMs, undefined, { signal: this.#closing.signal, ref: false })
+    }
   }
 
   /** Takes back what an earlier run left: images that are mounted, and those that only containers keep alive. */
@@ -352,6 +373,7 @@ export class Supervisor implements ImageMounts {
       await this.#recoverDaemon(key, mountpoint, own)
     }
     await this.#daemons.holders.forgetSurvivors()
+    for (const record of this.#cutShort.splice(0)) await this.#undo(record)
     if (this.#daemons.hasShared) this.#tellDriver(this.#daemons.shared)
     countImages(this.list())
     for (const record of this.#releasing.values()) this.#release(record)
@@ -413,7 +435,9 @@ export class Supervisor implements ImageMounts {
       return
     }
     if (!fuse) await unmountAll(spec.mountpoint)
-    await this.#options.store.write([{ type: 'del', key: mountedKey(spec.id) }])
+    if (!served) await this.#options.store.write([{ type: 'del', key: mountedKey(spec.id) }])
+    else if (fuse || record.state === 'mounting') this.#cutShort.push(record)
+    else await this.#moveToReleasing(record)
   }
 
   /** Says by which way images are mounted here, and why by none that was rather wanted. */

@@ -37,6 +37,7 @@ if (process.send) {
   const commands = {
     mount: (spec: ImageSpec) => supervisor.mount(spec),
     unmount: (id: string) => supervisor.unmount(id),
+    list: () => supervisor.list(),
     descriptors: () => supervisor.descriptors(),
     wrongMappings: () => supervisor.wrongMappings(),
     close: async (cleanup: boolean) => {

@@ -61,6 +61,22 @@ export class SupervisorProcess {
     return this.#call('mount', spec)
   }
 
+  list(): Promise<MountedImage[]> {
+    return this.#call('list')
+  }
+
+  /** What the shared daemon has bound, or shows in its FUSE mount. */
+  async imagesOfDaemon(): Promise<number> {
+    const client = new DaemonClient(join(this.directory, 'run/api.sock'))
+    try {
+      const { driver, backend_collection: shown } = await client.info()
+      if (driver === 'fuse') return Object.keys(shown ?? {}).length
+      return (JSON.parse(await client.getText('/api/v2/blobs')) as unknown[]).length
+    } finally {
+      await client.close()
+    }
+  }
+
   descriptors(): Promise<DescriptorPlace[]> {
     return this.#call('descriptors')
   }
