@@ -1,7 +1,7 @@
 #!/bin/sh
 # Kill after kill over /dev/cachefiles, each while a reader waits for bytes that the registry holds back: the daemon, daemon
 # and snapshotter, holder and daemon, containerd and daemon, in turn. No failed read, no wrong byte.
-# NYDUS_VM_STORM_KILLS says how many (default 8).
+# NYDUS_VM_STORM_KILLS says how many (default 4: each of them once).
 # timeout: 3000
 . "$(dirname "$0")/../lib.sh"
 . "$(dirname "$0")/../images.sh"
@@ -10,8 +10,8 @@
 step=20
 
 prepare() {
-  echo "${NYDUS_VM_STORM_KILLS:-8}" >"$DATA/kills"
-  held_bytes=$(((${NYDUS_VM_STORM_KILLS:-8} + 1) * step * 65536))
+  echo "${NYDUS_VM_STORM_KILLS:-4}" >"$DATA/kills"
+  held_bytes=$(((${NYDUS_VM_STORM_KILLS:-4} + 1) * step * 65536))
   convert_options='--chunk-size 0x10000'
   prepare_held
 }
